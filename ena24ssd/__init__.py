@@ -1,0 +1,44 @@
+"""What may the outside world use?
+
+These names; each is imported when it is first asked for, so that `import ena24ssd` costs nothing and needs no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ena24ssd.cameratraps import read as read_dataset
+    from ena24ssd.config import RunConfig, read_config
+    from ena24ssd.detector import Detector
+    from ena24ssd.evaluation import evaluate
+    from ena24ssd.runs import open_run
+    from ena24ssd.synthetic import write_dataset
+    from ena24ssd.training import train
+
+__version__ = "0.1.0"
+
+__all__ = ["Detector", "RunConfig", "evaluate", "open_run", "read_config", "read_dataset", "train", "write_dataset"]
+
+_HOMES = {
+    "Detector": ("detector", "Detector"),
+    "RunConfig": ("config", "RunConfig"),
+    "evaluate": ("evaluation", "evaluate"),
+    "open_run": ("runs", "open_run"),
+    "read_config": ("config", "read_config"),
+    "read_dataset": ("cameratraps", "read"),
+    "train": ("training", "train"),
+    "write_dataset": ("synthetic", "write_dataset"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ena24ssd' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"ena24ssd.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,221 @@
+"""Which choices make a run?
+
+One frozen object, `RunConfig`, read from YAML and checked once. A preset states only what differs from the defaults
+below; ``section.field=value`` overrides on the command line pass the same checks; the run folder keeps the whole.
+The defaults are the sound choices. A quirk of the blog post is a named value of a named field (see configs/blog.yaml).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message lists every mistake with its dotted path."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which pictures, and how they become squares of pixels."""
+
+    path: Path | None = Field(None, description="Dataset folder, or its COCO Camera Traps json.")
+    pictures: Path | None = Field(None, description="Folder the json's file names are relative to; null: looked for.")
+    exclude_species: tuple[str, ...] = Field((), description="Leave out every picture that shows one of these.")
+    image_side: Annotated[int, Field(ge=32, le=2048)] = Field(
+        200, description="Pictures are squashed to this many pixels square; the network sees nothing else."
+    )
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Subtracted from pixels in [0, 1].")
+    std: tuple[Positive, Positive, Positive] = Field((0.229, 0.224, 0.225), description="Then divided by this.")
+    max_boxes: Count | None = Field(None, description="Truth rows a picture is padded to; null: the most any has.")
+    flip: bool = Field(True, description="Mirror half of the training pictures, chosen anew every epoch.")
+    cache: Path | None = Field(None, description="Folder of the resized-picture cache; null: the user's cache folder.")
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(2, description="Threads that prepare batches ahead; 0: none.")
+
+
+class SplitConfig(Section):
+    """Who learns, who chooses, who judges. Ignored for a folder that brings train.json and valid.json."""
+
+    kind: Literal["listing", "random", "grouped"] = Field(
+        "random",
+        description="listing: the post's first n files, no shuffle (leaks bursts). random: seeded shuffle (leaks "
+        "bursts too). grouped: whole cameras on one side, needs 'location' in the json.",
+    )
+    train: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share the network learns from.")
+    validation: Share = Field(0.1, description="Share that chooses the best checkpoint; 0: the last one is kept.")
+    test: Share = Field(0.2, description="Share that is measured and never decides anything.")
+
+    @model_validator(mode="after")
+    def _shares_make_a_whole(self) -> SplitConfig:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            total = self.train + self.validation + self.test
+            raise ValueError(f"train + validation + test is {total:g}; the three shares must add up to 1")
+        return self
+
+
+class ModelConfig(Section):
+    """The network of the post, and how much of it."""
+
+    width: Annotated[float, Field(gt=0, le=4)] = Field(
+        1.0, description="Scales every channel count; 1 is the post's network, 0.25 trains on a laptop."
+    )
+    sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (0.27, 0.44, 0.52, 0.62, 0.71, 0.85), description="Anchor sides relative to the frame (sides, not areas)."
+    )
+    ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (1.0, 1.5, 2.0, 2.2), description="Anchor width / height; ratios after the first apply to the first size only."
+    )
+    output_batchnorm: bool = Field(
+        False, description="BatchNorm on the class logits and box offsets themselves, as the post's network has."
+    )
+
+
+class LossConfig(Section):
+    """What a wrong answer costs: class_loss + box_loss."""
+
+    overlap: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="An anchor whose IoU with a box exceeds this is positive; each box's best anchor always is."
+    )
+    normalise_by: Literal["positives", "anchors"] = Field(
+        "positives", description="Divide by the batch's positive anchors, or (the post) average over all anchors."
+    )
+    foreground_weight: NotNegative = Field(1.0, description="Weight of a positive anchor's cross-entropy.")
+    background_weight: NotNegative = Field(1.0, description="Weight of a background anchor's cross-entropy.")
+    box_weight: NotNegative = Field(1.0, description="Weight of the offsets' error.")
+    box_error: Literal["smooth_l1", "l1"] = Field("smooth_l1", description="The post uses l1.")
+    smooth_l1_beta: Positive = Field(0.5, description="Errors below this are squared, above it linear.")
+    negatives_per_positive: NotNegative | None = Field(
+        3.0, description="Hard-negative mining: learn from this many of the hardest background anchors per positive "
+        "one, picture by picture; null: from all of them (the post)."
+    )  # fmt: skip
+    minimum_negatives: Annotated[int, Field(ge=0)] = Field(
+        8, description="Mining keeps at least this many, so that blank pictures teach too."
+    )
+
+
+class OptimConfig(Section):
+    """How the weights move."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = Field(0.01, description="Learning rate (its peak, where the schedule changes it).")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only; the post uses none.")
+    weight_decay: NotNegative = 5e-4
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        "cosine",
+        description="cosine: down to zero at the last step. plateau: divided by plateau_factor after an epoch whose "
+        "training loss did not fall (what the post meant to do).",
+    )
+    warmup: Share = Field(0.03, description="Share of all steps over which the rate rises from zero (not for plateau).")
+    plateau_factor: Annotated[float, Field(gt=1)] = 5.0
+
+
+class TrainConfig(Section):
+    """How long, and in what portions."""
+
+    epochs: Count = 50
+    batch_size: Count = 8
+    drop_last: bool = Field(False, description="Leave out an epoch's last, smaller batch, as the post does.")
+
+
+class EvaluationConfig(Section):
+    """How boxes are read off the network, and which of them count."""
+
+    score: Share = Field(0.5, description="Detections below this are not drawn, nor counted by precision and recall.")
+    nms: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Two boxes of one species over this IoU are one.")
+    class_agnostic_nms: bool = Field(False, description="Let a box suppress boxes of other species too.")
+    candidates: Count = Field(200, description="Best-scored boxes a picture brings to NMS.")
+
+
+class LogConfig(Section):
+    """What TensorBoard gets besides the curves."""
+
+    histograms: bool = True
+    graph: bool = True
+    pictures: Annotated[int, Field(ge=0, le=64)] = Field(6, description="Drawn detections logged after every epoch.")
+
+
+class RunConfig(Section):
+    """Every choice of a run; see the fields of each section for what they do."""
+
+    engine: Literal["gluon"] = "gluon"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d+)?)$")] = Field(
+        "auto", description="auto: the first GPU that can run an operation, else the CPU. Also cpu, gpu, gpu:1."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    log: LogConfig = LogConfig()
+
+
+def read_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a YAML file (or the defaults), with ``section.field=value`` overrides laid over it.
+
+    Override values are read as YAML: ``model.sizes=[0.2,0.4]``, ``data.max_boxes=null``.
+    Raises ConfigError naming every mistake by its dotted path.
+    """
+    source = str(path) if path is not None else "defaults"
+    choices: Any = {}
+    if path is not None:
+        try:
+            choices = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such config file; the presets are in configs/") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+            raise ConfigError(f"{path}: cannot be read as YAML: {fault}") from fault
+        choices = {} if choices is None else choices
+        if not isinstance(choices, dict):
+            raise ConfigError(f"{path}: holds {type(choices).__name__}; a config is a mapping of sections")
+    for override in overrides:
+        _lay_over(choices, override)
+    return check_config(choices, source)
+
+
+def check_config(choices: dict[str, Any], source: str = "config") -> RunConfig:
+    """Validate plain data; raises ConfigError listing all mistakes at once."""
+    try:
+        return RunConfig.model_validate(choices)
+    except ValidationError as fault:
+        mistakes = []
+        for error in fault.errors():
+            where = ".".join(str(part) for part in error["loc"]) or "(whole)"
+            got = "" if error["type"] in ("extra_forbidden", "missing") else f" (got {error['input']!r})"
+            rule = "no such field" if error["type"] == "extra_forbidden" else error["msg"]
+            mistakes.append(f"  {where}: {rule}{got}")
+        raise ConfigError(f"{source}: {len(mistakes)} mistake(s)\n" + "\n".join(mistakes)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole config as YAML that `read_config` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _lay_over(choices: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"override {override!r}: write it as section.field=value, for example optim.lr=0.005")
+    *sections, field = path.strip().split(".")
+    for section in sections:
+        choices = choices.setdefault(section, {})
+        if not isinstance(choices, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+    try:
+        choices[field] = yaml.safe_load(value)
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {fault}") from fault

@@ -1,0 +1,269 @@
+"""What was seen, and how is it written down?
+
+`Detection` is one animal found, `ImageDetections` is all that is known about one picture. On disk they are MegaDetector
+batch output (https://lila.science/megadetector-output-format), which Timelapse, AddaxAI and the other tools of the
+field open. Two id spaces meet here: our ``label`` (0..C-1) is written as category ``str(label + 1)``, because those
+tools read category "0" as an empty picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ena24ssd.boxes import Box
+
+FORMAT_VERSION = "1.6"
+COORDINATE_DIGITS = 7  # 6 would move an edge of a 12,000 pixel picture by 0.006 px, a width by 0.012 px
+SCORE_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found: its species ``label`` (0..C-1) and ``name``, a ``score`` in 0..1, and its `Box`."""
+
+    label: int
+    name: str
+    score: float
+    box: Box
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """All that was found in one picture.
+
+    ``file`` names the picture relative to the folder that was searched; ``width`` and ``height`` are its pixels.
+    A picture without animals has no ``detections`` and no ``failure``. A picture that could not be read has its reason
+    in ``failure``, and neither a size nor detections.
+    """
+
+    file: str
+    width: int | None
+    height: int | None
+    detections: tuple[Detection, ...] = ()
+    failure: str | None = None
+
+
+def rows_to_detections(
+    rows: np.ndarray, class_names: Sequence[str], width: int, height: int, threshold: float
+) -> tuple[Detection, ...]:
+    """What an engine found in one picture, in pixels of the original, best first.
+
+    Parameters: ``rows`` (N, 6), each ``[label, score, left, top, right, bottom]`` in unit corners; a negative label
+    marks a row of padding. ``width`` and ``height`` of the original picture in pixels; ``threshold``, the lowest score
+    to keep. Returns the rows that reach the threshold, clipped to the picture; what has no area there is dropped. Equal
+    scores keep the order of their rows.
+
+    Raises ValueError for rows of another shape, for NaN (a diverged network must not read as "nothing found"), and for
+    a label without a class name.
+    """
+    rows = np.asarray(rows, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != 6:
+        raise ValueError(f"rows have shape {rows.shape}; they must be (N, 6): label, score and four unit corners")
+    if np.isnan(rows).any():
+        row = int(np.isnan(rows).any(axis=1).argmax())
+        raise ValueError(
+            f"row {row} holds {rows[row].tolist()}; rows must be numbers. The network has probably diverged"
+        )
+    if rows.size and rows[:, 0].max() >= len(class_names):
+        raise ValueError(
+            f"label {rows[:, 0].max():.0f} has no name; {len(class_names)} class names allow labels below that. "
+            "Use the class names stored with the weights"
+        )
+    rows = rows[(rows[:, 0] >= 0) & (rows[:, 1] >= threshold)]
+    rows = rows[np.argsort(-rows[:, 1], kind="stable")]
+    pixels = np.clip(rows[:, 2:], 0.0, 1.0) * (width, height, width, height)  # (n, 4)
+    return tuple(
+        Detection(int(label), class_names[int(label)], score, Box(*corners))
+        for (label, score), corners in zip(rows[:, :2].tolist(), pixels.tolist(), strict=True)
+        if corners[0] < corners[2] and corners[1] < corners[3]
+    )
+
+
+def write_megadetector(
+    path: str | os.PathLike[str],
+    results: Iterable[ImageDetections],
+    class_names: Sequence[str],
+    *,
+    detector: str,
+    detector_metadata: Mapping[str, Any] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write ``results`` to ``path`` as MegaDetector batch output 1.6, one line per picture.
+
+    ``detector`` names the weights; ``detector_metadata`` is what tools may want to know about them, for example
+    ``{"typical_detection_threshold": 0.5}``. A file below ``root`` is written relative to it, any other as it is.
+    Pictures carry ``width`` and ``height``, fields that the format leaves free and MegaDetector's own tools use under
+    these names, so that `read_megadetector` gets back to pixels: to within 0.01 px up to 12,000 px a side.
+
+    ``results`` may be a generator: pictures are written as they come. The file appears under its name when it is whole,
+    so an interrupted call leaves what was there before.
+
+    Raises ValueError for results the format cannot hold: a score outside 0..1, a label or name that is not that of
+    ``class_names``, a blank class name, detections without a picture size.
+    """
+    path = Path(path)
+    for label, name in enumerate(class_names):
+        if not name.strip():
+            raise ValueError(
+                f"{path.name}: class {label} has the name {name!r}; names must not be blank. Name the class"
+            )
+    categories = {str(label + 1): name for label, name in enumerate(class_names)}
+    info: dict[str, Any] = {"format_version": FORMAT_VERSION, "detector": detector}
+    if detector_metadata is not None:
+        info["detector_metadata"] = dict(detector_metadata)
+
+    with _replacing(path) as file:
+        # json.dumps escapes all that is not ASCII: even a tool that guesses the encoding wrong reads the same names,
+        # and so do names that are no valid UTF-8 on disk.
+        file.write(f'{{"detection_categories": {json.dumps(categories)},\n"images": [')
+        separator = "\n"
+        for image in results:
+            file.write(separator + json.dumps(_to_entry(image, class_names, root), allow_nan=False))
+            separator = ",\n"
+        # Only now is the time of completion known, so info comes last.
+        info["detection_completion_time"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f'\n],\n"info": {json.dumps(info, allow_nan=False)}}}\n')
+
+
+def read_megadetector(
+    path: str | os.PathLike[str], *, sizes: Mapping[str, tuple[int, int]] | None = None
+) -> tuple[list[ImageDetections], tuple[str, ...]]:
+    """Read MegaDetector batch output, of this package or of any other tool.
+
+    ``sizes`` maps files to (width, height) in pixels; it is needed only where a file's author did not note them down.
+    Returns the pictures in the file's order, and the class names in ascending order of their category ids: a label is
+    the rank of its id, which undoes the ``label + 1`` of `write_megadetector`. Detections of a category the file does
+    not list are left out, as the format asks. Classifications and video frames are not read.
+
+    Raises ValueError, naming file and picture, for anything that is not MegaDetector batch output.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ValueError(f"{path.name}: is no JSON ({error}); detections are read from MegaDetector JSON") from error
+    categories, images = _parts(document, path.name)
+    ids = sorted(categories, key=int)
+    class_names = tuple(categories[category] for category in ids)
+    labels = {category: label for label, category in enumerate(ids)}
+
+    results = []
+    for index, entry in enumerate(images):
+        try:
+            results.append(_from_entry(entry, labels, class_names, sizes or {}))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            name = entry["file"] if isinstance(entry, dict) and "file" in entry else index
+            raise ValueError(f"{path.name}: image {name!r}: {reason}") from error
+    return results, class_names
+
+
+def _to_entry(
+    image: ImageDetections, class_names: Sequence[str], root: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    """One member of the format's ``images``."""
+    path = Path(image.file)
+    if root is not None and path.is_relative_to(root):
+        path = path.relative_to(root)
+    entry: dict[str, Any] = {"file": path.as_posix()}
+    if image.failure is not None:
+        return entry | {"failure": image.failure, "detections": None}
+    if image.width is not None and image.height is not None:
+        entry |= {"width": image.width, "height": image.height}
+    elif image.detections:
+        raise ValueError(
+            f"image {image.file!r} has {len(image.detections)} detections and the size {image.width} x {image.height}; "
+            "boxes are written relative to the picture's size. Set its width and height"
+        )
+    return entry | {"detections": [_to_mapping(found, image, class_names) for found in image.detections]}
+
+
+def _to_mapping(found: Detection, image: ImageDetections, class_names: Sequence[str]) -> dict[str, Any]:
+    if not 0 <= found.label < len(class_names) or found.name != class_names[found.label]:
+        raise ValueError(
+            f"image {image.file!r} has a detection with label {found.label} and name {found.name!r}; both must be "
+            f"those of {list(class_names)}. Pass the class names the detector was trained with"
+        )
+    score = round(float(found.score), SCORE_DIGITS)
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(
+            f"image {image.file!r} has a detection with score {found.score}; scores must lie in 0..1. "
+            "Use a score that is a probability, such as the softmax"
+        )
+    # Both edges are rounded and the extent is what lies between them, so an edge on the picture's border stays there.
+    left, right = (round(float(x) / image.width, COORDINATE_DIGITS) for x in (found.box.left, found.box.right))
+    top, bottom = (round(float(y) / image.height, COORDINATE_DIGITS) for y in (found.box.top, found.box.bottom))
+    extent = (round(right - left, COORDINATE_DIGITS), round(bottom - top, COORDINATE_DIGITS))
+    return {"category": str(found.label + 1), "conf": score, "bbox": [left, top, *extent]}
+
+
+def _parts(document: Any, file_name: str) -> tuple[dict[str, str], list[Any]]:
+    """The categories and the images of a document that is MegaDetector batch output at first sight."""
+    way_out = "Pass the JSON that MegaDetector or 'write_megadetector' wrote"
+    for key, kind in (("info", dict), ("detection_categories", dict), ("images", list)):
+        if not isinstance(document, dict) or not isinstance(document.get(key), kind):
+            raise ValueError(
+                f"{file_name}: has no {kind.__name__} {key!r}; MegaDetector output must have one. {way_out}"
+            )
+    version = document["info"].get("format_version")
+    if not str(version).startswith("1."):
+        raise ValueError(f"{file_name}: has format_version {version!r}; only 1.x can be read. {way_out}")
+    for category, name in document["detection_categories"].items():
+        if not category.isdecimal() or not isinstance(name, str):
+            raise ValueError(
+                f"{file_name}: has the category {category!r}: {name!r}; ids must be whole numbers. {way_out}"
+            )
+    return document["detection_categories"], document["images"]
+
+
+def _from_entry(
+    entry: dict[str, Any],
+    labels: Mapping[str, int],
+    class_names: Sequence[str],
+    sizes: Mapping[str, tuple[int, int]],
+) -> ImageDetections:
+    file, failure = entry["file"], entry.get("failure")
+    if failure is not None:
+        return ImageDetections(file, None, None, failure=failure)
+    width, height = (entry["width"], entry["height"]) if "width" in entry else sizes.get(file, (None, None))
+    if not isinstance(entry["detections"], list):
+        raise ValueError(f"has the detections {entry['detections']!r}; a picture without failure must list them")
+    listed = [found for found in entry["detections"] if found["category"] in labels]
+    if listed and (width is None or height is None):
+        raise ValueError("has no width and height; boxes are read into pixels. Pass 'sizes' with the picture's size")
+    detections = []
+    for found in listed:
+        label, score = labels[found["category"]], float(found["conf"])
+        x, y, w, h = (float(value) for value in found["bbox"])
+        if not (0.0 <= score <= 1.0 and w >= 0.0 and h >= 0.0):
+            raise ValueError(
+                f"has the conf {score} and the bbox {[x, y, w, h]}; conf must lie in 0..1 and no extent be negative. "
+                "Write the file again"
+            )
+        box = Box(x * width, y * height, (x + w) * width, (y + h) * height)
+        detections.append(Detection(label, class_names[label], score, box))
+    return ImageDetections(file, width, height, tuple(detections))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of ``path`` once it is whole; until then ``path`` is as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

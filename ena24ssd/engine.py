@@ -1,0 +1,84 @@
+"""What does the package ask of a framework?
+
+`Engine` is all of it. Training, evaluation and detection are written once, against this; the frameworks live behind it
+and are imported only when `load_engine` is asked for one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ena24ssd.config import RunConfig
+from ena24ssd.data import Batch
+from ena24ssd.metrics import AnchorSums
+
+# By name, so that importing this module imports no framework.
+ENGINES = {"gluon": ("ena24ssd.gluon.engine", "GluonEngine")}
+
+
+class EngineError(RuntimeError):
+    """The framework or the device cannot be used; the message says what to install or to change."""
+
+
+class Step(Protocol):
+    """A step that the device may still be working on."""
+
+    def read(self) -> AnchorSums:
+        """Wait for the device, and return what the step contributes to the anchor metrics."""
+
+
+class Board(Protocol):
+    """Where the curves go: TensorBoard's event files, written by the framework's own writer."""
+
+    def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
+        """One point on each of the curves ``tag/<key>``."""
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None: ...
+
+    def picture(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """One (H, W, 3) uint8 picture."""
+
+    def graph(self) -> None:
+        """The network's graph."""
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A network on a device, with its optimizer."""
+
+    device: str
+    learning_rate: float
+
+    def train_step(self, batch: Batch) -> Step:
+        """Forward, match, loss, backward, update."""
+
+    def measure_step(self, batch: Batch) -> Step:
+        """Forward with running statistics, match, loss; nothing changes."""
+
+    def detect(self, images: np.ndarray) -> np.ndarray:
+        """Forward, softmax, decode, NMS.
+
+        ``images`` (B, S, S, 3) uint8. Returns (B, K, 6) float32 rows ``[label, score, left, top, right, bottom]`` in unit
+        corners, best first; rows with label -1 are padding.
+        """
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter and running statistic under its structural name, e.g. ``features.conv31.weight``."""
+
+    def load_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """The inverse of `weights`. Raises ValueError naming arrays that are missing, unknown or of another shape."""
+
+    def open_board(self, folder: Path) -> Board: ...
+
+
+def load_engine(config: RunConfig, class_count: int) -> Engine:
+    """A freshly initialised network for ``class_count`` species on ``config.device``. Raises EngineError."""
+    module, maker = ENGINES[config.engine]
+    return getattr(importlib.import_module(module), maker)(config, class_count)

@@ -1,0 +1,130 @@
+"""How good is this run on this split?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from ena24ssd import draw
+from ena24ssd.boxes import LabelledBox
+from ena24ssd.cameratraps import CameraTrapDataset
+from ena24ssd.config import RunConfig
+from ena24ssd.data import Examples, cache_pictures, count_batches, iterate_batches, read_examples
+from ena24ssd.detections import Detection, rows_to_detections
+from ena24ssd.engine import Engine, load_engine
+from ena24ssd.epoch import run_epoch
+from ena24ssd.metrics import detection_metrics
+from ena24ssd.pictures import read_picture
+from ena24ssd.runs import CheckpointName, Run, RunError, open_run
+from ena24ssd.sources import read_source
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one set of weights does on one split; ``metrics`` holds ``anchor/...`` and ``detection/...`` figures."""
+
+    split: str
+    epoch: int
+    metrics: dict[str, float]
+
+
+def evaluate(
+    folder: Path | str,
+    split: str | None = None,
+    checkpoint: CheckpointName = "best",
+    *,
+    data: Path | None = None,
+    device: str | None = None,
+    sheet: Path | None = None,
+    quiet: bool = False,
+) -> Report:
+    """Measure a run's checkpoint on one of its splits; training's closing figures come from the same code.
+
+    Parameters: ``split`` is train, validation or test (left out: test, or validation where there is no test split);
+    ``data`` says where the dataset lies now, if it moved; ``sheet`` is where to draw detections beside the truth.
+    """
+    run = open_run(folder)
+    changed = {"device": device} if device else {}
+    if data is not None:
+        changed["data"] = run.config.data.model_copy(update={"path": Path(data)})
+    config = run.config.model_copy(update=changed)
+    split = split or closing_split(run)
+    dataset = read_source(config.data).dataset
+    if dataset.class_names != run.class_names:
+        raise RunError(f"{run.folder}: was trained on other species than those of {dataset.name}")
+    ids = getattr(run.split, split)
+    absent = set(ids).difference(image.id for image in dataset.images)
+    if absent or not ids:
+        why = f"{len(absent)} of its {len(ids)} pictures are no longer there" if absent else "it has no pictures"
+        raise RunError(f"{run.folder}: split '{split}' cannot be measured: {why}")
+    cache = cache_pictures(dataset, config.data.image_side, config.data.cache)
+    examples, _ = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+    engine = load_engine(config, len(run.class_names))
+    kept = run.load_checkpoint(checkpoint)
+    engine.load_weights(kept.weights)
+    metrics = measure(engine, examples, config, run.class_names, None if quiet else split)
+    if sheet is not None:
+        draw_sheet(engine, dataset, examples, config, 12).save(sheet)
+    return Report(split, kept.epoch, metrics)
+
+
+def measure(
+    engine: Engine, examples: Examples, config: RunConfig, class_names: Sequence[str], title: str | None
+) -> dict[str, float]:
+    """Anchor and detection metrics of a split, as ``anchor/...`` and ``detection/...``."""
+    size = config.train.batch_size
+    batches = iterate_batches(examples, size, workers=config.data.workers)
+    total = count_batches(len(examples), size, False)
+    sums = run_epoch(engine.measure_step, batches, total, len(class_names), title)
+    truths = [image.boxes for image in examples.images]
+    found = detect_examples(engine, examples, config, class_names)
+    detected = detection_metrics(truths, found, len(class_names), config.evaluation.score)
+    return {f"anchor/{name}": value for name, value in sums.metrics().items()} | {
+        f"detection/{name}": value for name, value in detected.items()
+    }
+
+
+def detect_examples(
+    engine: Engine, examples: Examples, config: RunConfig, class_names: Sequence[str]
+) -> list[tuple[Detection, ...]]:
+    """Every detection of every picture, whatever its score, in pixels of the originals."""
+    found = []
+    for batch in iterate_batches(examples, config.train.batch_size, workers=config.data.workers):
+        for rows in engine.detect(batch.images):
+            image = examples.images[len(found)]
+            found.append(rows_to_detections(rows, class_names, image.width, image.height, 0.0))
+    return found
+
+
+def draw_sheet(
+    engine: Engine, dataset: CameraTrapDataset, examples: Examples, config: RunConfig, count: int, width: int = 480
+) -> Pillow.Image:
+    """Some pictures of a split, evenly spread, with the truth in white dashes and the detections in colour."""
+    chosen = np.array(sorted({round(i * (len(examples) - 1) / max(count - 1, 1)) for i in range(min(count, len(examples)))}))
+    rows = engine.detect(examples.take(chosen).images)
+    drawn, captions = [], []
+    for position, found in zip(chosen, rows):
+        image = examples.images[position]
+        picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
+        detections = rows_to_detections(
+            found, dataset.class_names, picture.width, picture.height, config.evaluation.score
+        )
+        scale = picture.width / image.width, picture.height / image.height
+        scaled = [LabelledBox(label, box.scale(*scale)) for label, box in image.boxes]
+        drawn.append(draw.draw_detections(draw.draw_truth(picture, scaled, dataset.class_names), detections))
+        captions.append(image.file_name)
+    return draw.contact_sheet(drawn, captions, columns=3, cell=(width, width * 3 // 4))
+
+
+def closing_split(run: Run) -> str:
+    """The split a run is judged on: test, else validation, else train."""
+    return next(side for side in ("test", "validation", "train") if getattr(run.split, side))
+
+
+def max_boxes(dataset: CameraTrapDataset, config: RunConfig) -> int:
+    """Truth rows a picture gets: the config's, or the most boxes any picture has (at least one row)."""
+    return config.data.max_boxes or max(dataset.max_boxes, 1)

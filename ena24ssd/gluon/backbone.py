@@ -1,0 +1,48 @@
+"""What does the network see in a picture?
+
+`CustomConv`, the post's Inception-like backbone: three kernel sizes side by side at full resolution, then four strided
+convolutions. (1, 3, 200, 200) -> (1, 500, 13, 13) at width 1.
+"""
+
+from __future__ import annotations
+
+from mxnet.gluon import nn
+
+
+def channels(count: int, width: float) -> int:
+    """``count`` channels of the post's network at ``width``, at least one."""
+    return max(1, round(count * width))
+
+
+class CustomConv(nn.HybridBlock):
+    """The post's backbone, attribute by attribute; ``width`` scales every channel count."""
+
+    def __init__(self, width: float = 1.0):
+        super().__init__()
+        self.conv31 = nn.Conv2D(channels(200, width), 3, padding=1)
+        self.conv51 = nn.Conv2D(channels(100, width), 5, padding=2)
+        self.conv71 = nn.Conv2D(channels(50, width), 7, padding=3)
+        self.conv11 = nn.Conv2D(channels(300, width), 1)
+        self.conv32 = nn.Conv2D(channels(350, width), 3, padding=1, strides=2)
+        self.conv33 = nn.Conv2D(channels(400, width), 3, padding=1, strides=2)
+        self.conv34 = nn.Conv2D(channels(450, width), 3, padding=1, strides=2)
+        self.conv35 = nn.Conv2D(channels(500, width), 3, padding=1, strides=2)
+        self.bn1 = nn.BatchNorm()
+        self.bn2 = nn.BatchNorm()
+        self.bn3 = nn.BatchNorm()
+        self.bn4 = nn.BatchNorm()
+        self.bn5 = nn.BatchNorm()
+        self.bn6 = nn.BatchNorm()
+        self.bn7 = nn.BatchNorm()
+        self.bn8 = nn.BatchNorm()
+
+    def hybrid_forward(self, F, x):
+        y = F.npx.relu(self.bn1(self.conv31(x)))
+        z = F.npx.relu(self.bn2(self.conv51(x)))
+        t = F.npx.relu(self.bn3(self.conv71(x)))
+        x = F.np.concatenate((y, z, t), axis=1)  # (B, 350, S, S)
+        x = F.npx.relu(self.bn4(self.conv11(x)))
+        x = F.npx.relu(self.bn5(self.conv32(x)))
+        x = F.npx.relu(self.bn6(self.conv33(x)))
+        x = F.npx.relu(self.bn7(self.conv34(x)))
+        return F.npx.relu(self.bn8(self.conv35(x)))  # (B, 500, ceil(S/16), ceil(S/16))

@@ -1,0 +1,142 @@
+"""What must be kept to resume, and to serve?
+
+A run folder::
+
+    config.yaml            every choice, resolved
+    classes.json           species names, in label order
+    split.json             image ids of train, validation, test
+    metrics.jsonl          one row per epoch and split, then the closing rows of the kept checkpoint
+    best.safetensors       the checkpoint that did best on validation (the last one, where there is no validation split)
+    last.safetensors       the checkpoint of the last finished epoch
+    board/                 TensorBoard's event files
+    sheet.png              detections on held-out pictures
+
+Files are replaced whole: a reader, or a run after a crash, finds the old one or the new one and never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ena24ssd.config import RunConfig, dump_config, read_config
+from ena24ssd.splits import Split
+
+CheckpointName = Literal["best", "last"]
+
+
+class RunError(ValueError):
+    """A folder that is no usable run; the message says which rule and the way out."""
+
+
+class Checkpoint(NamedTuple):
+    """The weights after one epoch: the same names and arrays in every engine."""
+
+    weights: dict[str, np.ndarray]
+    epoch: int  # 0 is the first
+    score: float | None  # what `best` was chosen by; None where nothing was measured
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the choices it was made with."""
+
+    folder: Path
+    config: RunConfig
+    class_names: tuple[str, ...]
+    split: Split
+
+    @property
+    def board_folder(self) -> Path:
+        return self.folder / "board"
+
+    @property
+    def sheet_file(self) -> Path:
+        return self.folder / "sheet.png"
+
+    def checkpoint_file(self, name: CheckpointName) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl. A value that is not finite is written as null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row of metrics.jsonl, in order."""
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def save_checkpoint(self, name: CheckpointName, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint atomically."""
+        notes = {"format": "ena24ssd", "epoch": str(checkpoint.epoch), "classes": json.dumps(self.class_names)}
+        if checkpoint.score is not None:
+            notes["score"] = repr(checkpoint.score)
+        arrays = {key: np.ascontiguousarray(value) for key, value in checkpoint.weights.items()}
+        replace_file(self.checkpoint_file(name), safetensors.numpy.save(arrays, metadata=notes))
+
+    def load_checkpoint(self, name: CheckpointName = "best") -> Checkpoint:
+        """Read a checkpoint; nothing in it is executed. Raises RunError where it is missing, damaged or another model's."""
+        path = self.checkpoint_file(name)
+        if not path.exists():
+            raise RunError(f"{path}: there is no such checkpoint; did the run finish its first epoch?")
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                notes = file.metadata() or {}
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+        except safetensors.SafetensorError as fault:
+            raise RunError(f"{path}: not a whole safetensors file ({fault}); copy it anew or train again") from fault
+        if json.loads(notes.get("classes", "[]")) != list(self.class_names):
+            raise RunError(f"{path}: its species differ from classes.json of the run; it belongs to another run")
+        score = float(notes["score"]) if "score" in notes else None
+        return Checkpoint(weights, int(notes.get("epoch", 0)), score)
+
+
+def create_run(folder: Path, config: RunConfig, class_names: tuple[str, ...], split: Split) -> Run:
+    """Start a run folder. Raises RunError where the folder already holds a run: runs are never overwritten."""
+    if (folder / "config.yaml").exists():
+        raise RunError(f"{folder}: already holds a run; name another folder with --out, or move this one away")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "classes.json", json.dumps(class_names, indent=1, ensure_ascii=False).encode())
+    replace_file(folder / "split.json", json.dumps(split.to_json(), indent=1).encode())
+    replace_file(folder / "config.yaml", dump_config(config).encode())  # last: its presence makes the folder a run
+    return Run(folder, config, class_names, split)
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open an existing run folder. Raises RunError where it is none."""
+    folder = Path(folder)
+    try:
+        names = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        split = Split.from_json(json.loads((folder / "split.json").read_text(encoding="utf-8")))
+        return Run(folder, read_config(folder / "config.yaml"), tuple(names), split)
+    except FileNotFoundError as fault:
+        raise RunError(f"{folder}: not a run folder ({Path(fault.filename).name} is missing)") from None
+    except (OSError, ValueError, TypeError, KeyError) as fault:
+        raise RunError(f"{folder}: not a usable run folder: {fault}") from fault
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put ``content`` under ``path`` in one step: whole or not at all, even when the machine stops in between."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,400 @@
+"""What can I train on with nothing downloaded?
+
+Drawn camera-trap pictures with their true boxes: any number, from any number of cameras, by day and by infrared flash,
+in bursts, some of them blank. Everything follows from the seed; nothing is read from disk or network.
+
+`write_dataset` makes a folder like a published data set (pictures and a COCO Camera Traps json), `draw_scene` one picture.
+`scenery` paints the places, `fauna` the animals; this file lets the animals walk there, lights both and presses the
+shutter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import chain
+from math import cos, pi
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ena24ssd.boxes import Box, LabelledBox
+from ena24ssd.fauna import ALL_SPECIES, Sprite, draw_animal
+from ena24ssd.scenery import BIOMES, Place, cloud, paint_place
+
+SPECIES: tuple[str, ...] = tuple(species.name for species in ALL_SPECIES)
+SERIAL_UP_TO = 50  # pictures; below this, starting processes costs more than it saves
+RECIPE = 1  # raised whenever the same request would give other pictures
+SKETCH = 64  # the height of a picture in which placements are tried
+TURKEY = SPECIES.index("Wild Turkey")
+
+
+class Shot(NamedTuple):
+    """One release of the shutter: frame ``frame`` (from 0) of ``frames`` in burst ``burst`` of a camera."""
+
+    camera: int
+    burst: int
+    frame: int
+    frames: int
+    taken_at: datetime
+    blank: bool
+
+    @property
+    def location(self) -> str:
+        return f"cam{self.camera + 1:02d}"
+
+    @property
+    def sequence(self) -> str:
+        return f"{self.location}-{self.burst + 1:04d}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.sequence}-{self.frame + 1}"
+
+
+class Scene(NamedTuple):
+    """A picture with its truth: ``boxes[k]`` is round what shows of ``staged[k]``."""
+
+    picture: Image.Image
+    boxes: list[LabelledBox]
+    staged: list[Staged]
+
+
+# -- planning ----------------------------------------------------------------------------------------------------------
+
+
+def plan_shots(images: int, cameras: int, blank_share: float, seed: int) -> list[Shot]:
+    """When each camera fires and which pictures are blank: ``images`` shots, by camera, then by time.
+
+    Exactly ``round(images * blank_share)`` are blank: about two thirds of them as whole bursts (wind, sun), the rest at
+    the end of a burst, when the animal has left.
+    """
+    bursts: list[list[Shot]] = []
+    for camera in range(cameras):
+        rng = np.random.default_rng([seed, camera])
+        biome = biome_of(camera, seed)
+        left = images // cameras + (camera < images % cameras)
+        setting = int(rng.choice([3, 3, 3, 4, 2]))  # pictures a trigger, as set on this camera
+        lengths = [setting] * (left // setting) + ([left % setting] if left % setting else [])
+        month = int(rng.choice(biome.months))
+        half = half_day(month)
+        starts = []
+        for _ in lengths:
+            hour = 12.75 + (
+                rng.uniform(-1, 1) * (half - 0.3) if rng.random() < 0.62 else rng.uniform(half - 0.3, 24 - half)
+            )
+            starts.append(
+                datetime(int(2015 + seed % 9), month, 1)
+                + timedelta(days=int(rng.integers(27)), seconds=int(3600 * hour))
+            )
+        for burst, (start, frames) in enumerate(zip(sorted(starts), lengths)):
+            bursts.append([Shot(camera, burst, k, frames, start + timedelta(seconds=k), False) for k in range(frames)])
+    rng = np.random.default_rng([seed, cameras, images])
+    blanks, wanted = set(), round(images * blank_share)
+    order = [int(k) for k in rng.permutation(len(bursts))]
+    while order and len(blanks) + len(bursts[order[-1]]) <= 0.67 * wanted:
+        blanks.update(bursts[order.pop()])
+    rest = sorted(
+        (bursts[k][-1 - back] for k in order for back in range(len(bursts[k]))),
+        key=lambda shot: shot.frames - shot.frame,
+    )
+    blanks.update(rest[: wanted - len(blanks)])
+    return [shot._replace(blank=shot in blanks) for shot in chain.from_iterable(bursts)]
+
+
+def biome_of(camera: int, seed: int):
+    """Neighbouring cameras look out on different kinds of country."""
+    return BIOMES[np.random.default_rng([seed, 7]).permutation(len(BIOMES))[camera % len(BIOMES)]]
+
+
+@lru_cache(maxsize=4)
+def place_of(camera: int, seed: int, size: tuple[int, int]) -> Place:
+    return paint_place([seed, camera, 1], size, biome_of(camera, seed))
+
+
+def cast_animals(
+    place: Place, rng: np.random.Generator, frames: int, species: Sequence[int], aspect: float
+) -> list[Walker]:
+    """Choose who walks where so that in every frame enough of everybody can be seen."""
+    walkers: list[Walker] = []
+    for label in species:
+        kind = ALL_SPECIES[label]
+        veiled = rng.random() < 0.35  # partly behind something, or partly out of the picture
+        best: tuple[float, Walker] | None = None
+        for attempt in range(14):
+            posture = str(rng.choice(kind.postures))
+            moving = posture in kind.moving
+            faces_left = bool(rng.random() < 0.5)
+            near = 0.24 + 0.66 * rng.random() ** 1.4 if kind.size < 0.5 else 0.16 + 0.62 * rng.random() ** 1.4
+            row = place.horizon + (1 - place.horizon) * near * 0.93
+            speed = (-1 if faces_left else 1) * near * (rng.uniform(0.06, 0.18) if moving else rng.uniform(0, 0.01))
+            margin = 0.0 if veiled else 0.25 * kind.size
+            column = rng.uniform(margin, aspect - margin) - 0.5 * speed * (frames - 1)
+            postures = [posture] * frames
+            if not moving and frames > 2 and rng.random() < 0.35:
+                postures[-1] = str(rng.choice([p for p in kind.postures if p not in kind.moving]))
+            walker = Walker(
+                label,
+                tuple(postures),
+                column,
+                row,
+                speed,
+                rng.uniform(0, 2 * pi),
+                faces_left,
+                rng.uniform(0.74, 1.0),
+                int(rng.integers(2**31)),
+            )
+            sketches = {posture: sprite_of(walker, postures.index(posture), place, SKETCH) for posture in set(postures)}
+            shown = min(share_shown(place, walker, frame, sketches[postures[frame]]) for frame in range(frames))
+            apart = all(
+                overlap(rough_box(walker, f, place), rough_box(other, f, place)) < 0.2
+                for other in walkers
+                for f in range(frames)
+            )
+            if apart and (best is None or shown > best[0]):
+                best = shown, walker
+            if apart and (0.5 <= shown < 0.92 if veiled and attempt < 7 else shown >= 0.92):
+                best = shown, walker
+                break
+        if best is None:
+            continue
+        shown, walker = best
+        if shown < 0.45:
+            if walkers:
+                continue
+            centre = 0.5 * aspect - 0.5 * walker.speed * (frames - 1)
+            walker = walker._replace(column=centre, hidden_by_things=False)
+        walkers.append(walker)
+    return walkers
+
+
+def rough_box(walker: Walker, frame: int, place: Place) -> Box:
+    """About where an animal is; shares of the picture's height."""
+    size = ALL_SPECIES[walker.species].size * (walker.row - place.horizon) / (1 - place.horizon)
+    column = walker.column_at(frame)
+    return Box(column - 0.8 * size, walker.row - 1.1 * size, column + 0.8 * size, walker.row)
+
+
+def overlap(first: Box, second: Box) -> float:
+    """The share of the smaller box that the other covers."""
+    width = min(first.right, second.right) - max(first.left, second.left)
+    height = min(first.bottom, second.bottom) - max(first.top, second.top)
+    return max(0.0, width) * max(0.0, height) / min(first.area, second.area)
+
+
+def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite) -> float:
+    """How much of the animal would be seen, judged by a small sketch of it: a share of its area."""
+    rows, columns = np.nonzero(sketch.alpha > 0.5)
+    if not len(rows):
+        return 0.0
+    scale, bar = len(place.rows) / SKETCH, STRIP * SKETCH
+    y = ((rows + 0.5 - sketch.foot[1] + walker.row * SKETCH) * scale).astype(int)
+    x = ((columns + 0.5 - sketch.foot[0] + walker.column_at(frame) * SKETCH) * scale).astype(int)
+    inside = (x >= 0) & (x < place.rows.shape[1]) & (y >= bar * scale) & (y < len(place.rows) - bar * scale)
+    stands = place.rows[y[inside], x[inside]]
+    return float(np.sum(stands <= 255 * walker.row + 3) / len(rows))
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def shoot(shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...] | None = None) -> Scene:
+    """Draw the picture of a shot. All frames of a burst share their cast, light and place, so they differ little."""
+    place = place_of(shot.camera, seed, size)
+    burst = np.random.default_rng([seed, shot.camera, shot.burst])
+    light = light_at(shot.taken_at, place, burst)
+    if species is None:
+        species = choose_species(shot, seed, burst, night=light.infrared)
+    walkers = () if shot.blank else cast_of(shot.camera, shot.burst, shot.frames, species, seed, size)
+    rng = np.random.default_rng([seed, shot.camera, shot.burst, shot.frame])
+    staged = stage(place, walkers, shot.frame)
+    picture = develop(expose(place, staged, light, rng), light, rng, place)
+    stamp_strip(picture, shot, place.biome.warmth)
+    boxes = [
+        LabelledBox(animal.walker.species, box_of(animal.shown, animal.window[1].start, animal.window[0].start))
+        for animal in staged
+    ]
+    return Scene(picture, boxes, staged)
+
+
+@lru_cache(maxsize=4)
+def cast_of(
+    camera: int, burst: int, frames: int, species: tuple[int, ...], seed: int, size: tuple[int, int]
+) -> tuple[Walker, ...]:
+    """The animals of a burst; kept because its frames are drawn one after another."""
+    rng = np.random.default_rng([seed, camera, burst, 99])
+    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species, size[0] / size[1]))
+
+
+def choose_species(shot: Shot, seed: int, rng: np.random.Generator, night: bool) -> tuple[int, ...]:
+    """Who passes: each camera sees every species in turn, one to three animals, turkeys by day only."""
+    order = np.random.default_rng([seed, shot.camera, 2]).permutation(len(SPECIES))
+    awake = [int(label) for label in order if not (night and label == TURKEY)]
+    first = TURKEY if not night and rng.random() < 0.12 else awake[shot.burst % len(awake)]
+    count = int(rng.choice([1, 2, 3], p=[0.74, 0.18, 0.08]))
+    return (first, *(first if rng.random() < 0.6 else int(rng.choice(awake)) for _ in range(count - 1)))
+
+
+def draw_scene(
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (640, 480),
+    species: Sequence[str] | None = None,
+    night: bool | None = None,
+) -> tuple[Image.Image, list[LabelledBox]]:
+    """Draw one camera-trap picture.
+
+    Parameters: ``seed`` settles everything left open; ``size`` (width, height) in pixels; ``species`` names from
+    `SPECIES`, one an animal, empty for a blank picture; ``night`` asks for an infrared picture or for daylight.
+    Returns the RGB picture and the boxes of its animals; an animal that finds no room to be seen is left out.
+
+    Raises ValueError for an unknown species or a size out of range.
+    """
+    check_size(size)
+    unknown = sorted(set(species or ()) - set(SPECIES))
+    if unknown:
+        raise ValueError(f"draw_scene: species {unknown[0]!r} is not drawn; known are {', '.join(SPECIES)}")
+    rng = np.random.default_rng([seed, 3])
+    if night is None:
+        night = bool(rng.random() < 0.45)
+    hour = rng.uniform(22, 27) if night else rng.uniform(9, 16)
+    camera = int(rng.integers(1000))
+    month = int(rng.choice(biome_of(camera, seed).months))
+    moment = datetime(2019, month, int(rng.integers(1, 28))) + timedelta(seconds=int(3600 * hour))
+    frame = int(rng.integers(3))
+    labels = None if species is None else tuple(SPECIES.index(name) for name in species)
+    scene = shoot(Shot(camera, 0, frame, 3, moment, labels == ()), seed, tuple(size), labels)
+    return scene.picture, scene.boxes
+
+
+# -- the data set ------------------------------------------------------------------------------------------------------
+
+
+def check_size(size: tuple[int, int]) -> None:
+    if len(size) != 2 or not all(isinstance(side, (int, np.integer)) and 48 <= side <= 4096 for side in size):
+        raise ValueError(f"size is {size!r}; it must be (width, height) of 48 to 4096 pixels each, such as (640, 480)")
+
+
+def check_request(images: int, cameras: int, size: tuple[int, int], blank_share: float, seed: int) -> None:
+    check_size(size)
+    if images < 1:
+        raise ValueError(f"images is {images}; a data set needs at least 1 picture")
+    if not 1 <= cameras <= images:
+        raise ValueError(f"cameras is {cameras}; it must be from 1 to the number of pictures, {images}")
+    if not 0 <= blank_share <= 1:
+        raise ValueError(f"blank_share is {blank_share}; it is a share of the pictures, from 0 (none) to 1 (all)")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
+
+
+def write_camera(folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int]) -> list[list[LabelledBox]]:
+    """Draw and save the pictures of one camera; returns their boxes, picture by picture."""
+    boxes = []
+    for shot in shots:
+        scene = shoot(shot, seed, size)
+        path = folder / shot.location / f"{shot.name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene.picture.save(path, quality=88)
+        boxes.append(scene.boxes)
+    return boxes
+
+
+def write_dataset(
+    folder: str | Path,
+    *,
+    images: int = 600,
+    cameras: int = 20,
+    size: tuple[int, int] = (640, 480),
+    blank_share: float = 0.15,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> Path:
+    """Write a drawn camera-trap data set: ``folder/scenes.json`` and ``folder/images/<camera>/<name>.jpg``.
+
+    Parameters: exactly ``images`` pictures of ``size`` (width, height) pixels from ``cameras`` fixed places, of which
+    the share ``blank_share`` shows no animal; ``progress`` wraps the list of pictures as it is worked off (`tqdm.tqdm`).
+    The same request gives the same bytes, on one process or many. Returns the path of the json, in COCO Camera Traps
+    format with file names relative to ``folder/images``; it is written last, so where it stands the pictures are whole.
+
+    A folder that holds the same request already is left as it is. Raises FileExistsError for one that holds another,
+    ValueError for a request out of range.
+    """
+    check_request(images, cameras, size, blank_share, seed)
+    folder = Path(folder)
+    target = folder / "scenes.json"
+    request = {
+        "recipe": RECIPE,
+        "images": int(images),
+        "cameras": int(cameras),
+        "size": [int(side) for side in size],
+        "blank_share": float(blank_share),
+        "seed": int(seed),
+    }
+    if target.exists():
+        present = json.loads(target.read_text(encoding="utf-8")).get("info", {}).get("request")
+        if present == request:
+            return target
+        raise FileExistsError(
+            f"{target} holds another data set, {present}; asked for was {request}. Choose another folder or delete this one"
+        )
+    shots = plan_shots(images, cameras, blank_share, seed)
+    by_camera = [[shot for shot in shots if shot.camera == camera] for camera in range(cameras)]
+    jobs = ([folder / "images"] * cameras, by_camera, [seed] * cameras, [tuple(size)] * cameras)
+    steps = progress(shots) if progress else shots
+    if images <= SERIAL_UP_TO or (os.cpu_count() or 1) == 1:
+        boxes = take(steps, map(write_camera, *jobs))
+    else:
+        with ProcessPoolExecutor() as pool:
+            boxes = take(steps, pool.map(write_camera, *jobs))
+    content = describe(shots, boxes, size, request)
+    part = target.with_suffix(".json.part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(part, target)
+    return target
+
+
+def take(steps: Iterable, per_camera: Iterable[list]) -> list:
+    """As many results as there are steps; stepping through ``steps`` is what moves a progress bar."""
+    results = chain.from_iterable(per_camera)
+    return [next(results) for _ in steps]
+
+
+def describe(shots: Sequence[Shot], boxes: Sequence[list[LabelledBox]], size: tuple[int, int], request: dict) -> dict:
+    """The COCO Camera Traps description of the pictures."""
+    width, height = (int(side) for side in size)
+    pictures = [
+        {
+            "id": shot.name,
+            "file_name": f"{shot.location}/{shot.name}.jpg",
+            "width": width,
+            "height": height,
+            "location": shot.location,
+            "seq_id": shot.sequence,
+            "seq_num_frames": shot.frames,
+            "frame_num": shot.frame,
+            "datetime": f"{shot.taken_at:%Y-%m-%d %H:%M:%S}",
+        }
+        for shot in shots
+    ]
+    annotations = [
+        {"id": f"{shot.name}-{k}", "image_id": shot.name, "category_id": label, "bbox": list(box.xywh)}
+        for shot, found in zip(shots, boxes)
+        for k, (label, box) in enumerate(found)
+    ]
+    return {
+        "info": {
+            "description": "Drawn camera-trap scenes",
+            "version": "1.0",
+            "year": shots[0].taken_at.year,
+            "request": request,
+        },
+        "categories": [{"id": label, "name": name} for label, name in enumerate(SPECIES)],
+        "images": pictures,
+        "annotations": annotations,
+    }

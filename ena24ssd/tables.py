@@ -1,0 +1,50 @@
+"""What should a person read at the end?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prettytable import PrettyTable
+
+Metrics = Mapping[str, float]
+
+POST_COLUMNS = {
+    "Accuracy": "anchor/accuracy",
+    "Log_loss": "anchor/log_loss",
+    "MAe": "anchor/mae",
+    "Micro_F1": "anchor/micro_f1",
+}
+
+# What is shown, and what answering "background" everywhere would score (None: nothing to compare with).
+FIGURES = (
+    ("anchor accuracy", "anchor/accuracy", "anchor/accuracy_all_background"),
+    ("anchor accuracy, positives only", "anchor/accuracy_positives", 0.0),
+    ("anchor micro-F1", "anchor/micro_f1", 0.0),
+    ("offset error, all anchors (MAe)", "anchor/mae", None),
+    ("offset error, per positive", "anchor/mae_per_positive", None),
+    ("mAP at IoU .5", "detection/map50", 0.0),
+    ("precision at the score threshold", "detection/precision", None),
+    ("recall at the score threshold", "detection/recall", 0.0),
+    ("mean IoU of detections over it", "detection/mean_iou", None),
+)
+
+
+def post_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
+    """The post's closing table: one row, every figure for every split."""
+    table = PrettyTable()
+    table.field_names = [f"{title}/{side}" for title in POST_COLUMNS for side in metrics]
+    table.add_row([f"{values[name]:.4g}" for name in POST_COLUMNS.values() for values in metrics.values()])
+    return table
+
+
+def figure_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
+    """Every figure by split, beside what the answer "background everywhere" scores on the last split."""
+    table = PrettyTable(align="r")
+    table.field_names = ["figure", *metrics, "all background"]
+    table.align["figure"] = "l"
+    *_, judged = metrics.values()
+    for title, name, baseline in FIGURES:
+        floor = judged[baseline] if isinstance(baseline, str) else baseline
+        row = [f"{values[name]:.4f}" if name in values else "" for values in metrics.values()]
+        table.add_row([title, *row, "" if floor is None else f"{floor:.4f}"])
+    return table

@@ -1,0 +1,131 @@
+"""How does a file become RGB pixels, and what does a bad one say?"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ena24ssd.pictures import PictureError, read_picture, read_square, squash
+
+RED_LEFT = np.zeros((40, 80, 3), dtype=np.uint8)
+RED_LEFT[:, :40, 0] = 255
+
+
+def save(path, array, mode="RGB", **options):
+    Image.fromarray(array).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, mode, options",
+    [
+        ("a.jpg", "RGB", {"quality": 95}),
+        ("a.JPG", "RGB", {"quality": 95, "format": "JPEG"}),
+        ("cmyk.jpg", "CMYK", {"quality": 95}),
+        ("palette.png", "P", {}),
+        ("alpha.png", "RGBA", {}),
+        ("a.bmp", "RGB", {}),
+        ("a.webp", "RGB", {"lossless": True}),
+        ("a.tif", "RGB", {}),
+    ],
+)
+def test_any_colour_mode_becomes_the_same_rgb(tmp_path, name, mode, options):
+    pixels = np.asarray(read_picture(save(tmp_path / name, RED_LEFT, mode, **options))).astype(int)
+    assert pixels.shape == (40, 80, 3)
+    assert np.abs(pixels - RED_LEFT)[:, [5, 20, 60, 75]].max() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_pictures_have_three_equal_channels(tmp_path, mode):
+    pixels = np.asarray(read_picture(save(tmp_path / "grey.png", RED_LEFT, mode)))
+    assert pixels.shape == (40, 80, 3)
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+def test_sixteen_bit_pictures_keep_their_brightness(tmp_path):
+    ramp = np.linspace(0, 65535, 80 * 40).reshape(40, 80).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    pixels = np.asarray(read_picture(tmp_path / "deep.png"))[..., 0]
+    assert pixels[0, 0] == 0 and pixels[-1, -1] == 255
+    assert np.abs(pixels - ramp / 257.0).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "orientation, size, red",
+    [(1, (80, 40), "left"), (2, (80, 40), "right"), (3, (80, 40), "right"), (6, (40, 80), "top"), (8, (40, 80), "bottom")],
+)
+def test_orientation_is_applied(tmp_path, orientation, size, red):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = read_picture(save(tmp_path / "turned.jpg", RED_LEFT, exif=exif, quality=95))
+    assert picture.size == size and picture.info["full_size"] == size
+    middle = {"left": (10, 20), "right": (70, 20), "top": (20, 10), "bottom": (20, 70)}[red]
+    assert picture.getpixel(middle)[0] > 200
+
+
+def test_a_picture_annotated_as_stored_stays_as_stored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "turned.jpg", RED_LEFT, exif=exif)
+    assert read_picture(path, stored_size=(80, 40)).size == (80, 40)
+    assert read_picture(path, stored_size=(40, 80)).size == (40, 80)
+
+
+def test_a_large_jpeg_is_decoded_small_but_reports_its_full_size(tmp_path):
+    path = save(tmp_path / "large.jpg", np.kron(RED_LEFT, np.ones((20, 20, 1), np.uint8)))
+    picture = read_picture(path, least=100)
+    assert picture.info["full_size"] == (1600, 800)
+    assert min(picture.size) >= 200 and picture.width < 1600
+
+
+def test_a_square_holds_the_whole_picture_squashed(tmp_path):
+    square = read_square(save(tmp_path / "a.png", RED_LEFT), 16)
+    assert square.pixels.shape == (16, 16, 3) and square.pixels.dtype == np.uint8
+    assert (square.width, square.height) == (80, 40)
+    assert square.pixels[:, :7, 0].min() > 250 and square.pixels[:, 9:, 0].max() < 5
+    assert np.array_equal(square.pixels, squash(Image.fromarray(RED_LEFT), 16))
+
+
+def huge_png() -> bytes:
+    """A PNG of a hundred bytes that claims 30,000 x 30,000 pixels."""
+
+    def chunk(content: bytes) -> bytes:
+        return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR" + header) + chunk(b"IDAT" + zlib.compress(bytes(1000)))
+
+
+def half_a_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()[: len(buffer.getvalue()) // 2]
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "the file is empty"),
+        (b"<html>not a picture</html>", "not a picture format"),
+        (half_a_jpeg(), "damaged"),
+        (half_a_jpeg()[:20], "not a picture format|damaged"),
+        (huge_png(), "more than 180,000,000 pixels"),
+    ],
+    ids=["an empty file", "a web page", "half a JPEG", "a JPEG's first bytes", "a decompression bomb"],
+)
+def test_what_is_no_picture_says_why(tmp_path, content, reason):
+    (tmp_path / "bad.jpg").write_bytes(content)
+    with pytest.raises(PictureError, match=reason):
+        read_square(tmp_path / "bad.jpg", 32)
+
+
+@pytest.mark.parametrize("name", ["absent.jpg", "folder.jpg"])
+def test_what_is_no_file_says_so(tmp_path, name):
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(PictureError):
+        read_picture(tmp_path / name)
