@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .boxes import Box, LabelledBox
+from ena24ssd.boxes import Box, LabelledBox
 
 RULES: dict[str, str] = {
     "duplicate-species": "Two category ids carry one name; they become one label.",

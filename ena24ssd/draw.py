@@ -100,9 +100,7 @@ def draw_detections(picture: Image.Image, detections: ImageDetections | Sequence
         (
             found.label,
             f"{found.name} {found.score:.2f}",
-            Box(
-                found.box.left * scale_x, found.box.top * scale_y, found.box.right * scale_x, found.box.bottom * scale_y
-            ),
+            found.box.scale(scale_x, scale_y),
         )
         for found in detections
     ]

@@ -31,6 +31,13 @@ class Step(Protocol):
         """Wait for the device, and return what the step contributes to the anchor metrics."""
 
 
+class MeasuredStep(Step, Protocol):
+    """A step that has only looked."""
+
+    def rows(self) -> np.ndarray:
+        """What was detected, as `Engine.detect` gives it."""
+
+
 class Board(Protocol):
     """Where the curves go: TensorBoard's event files, written by the framework's own writer."""
 
@@ -59,8 +66,8 @@ class Engine(Protocol):
     def train_step(self, batch: Batch) -> Step:
         """Forward, match, loss, backward, update."""
 
-    def measure_step(self, batch: Batch) -> Step:
-        """Forward with running statistics, match, loss; nothing changes."""
+    def measure_step(self, batch: Batch) -> MeasuredStep:
+        """Forward with running statistics, match, loss, detections of the same forward; nothing changes."""
 
     def detect(self, images: np.ndarray) -> np.ndarray:
         """Forward, softmax, decode, NMS.

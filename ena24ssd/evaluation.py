@@ -13,11 +13,11 @@ from ena24ssd import draw
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.config import RunConfig
-from ena24ssd.data import Examples, cache_pictures, count_batches, iterate_batches, read_examples
+from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, iterate_batches, read_examples
 from ena24ssd.detections import Detection, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.epoch import run_epoch
-from ena24ssd.metrics import detection_metrics
+from ena24ssd.metrics import AnchorSums, detection_metrics
 from ena24ssd.pictures import read_picture
 from ena24ssd.runs import CheckpointName, Run, RunError, open_run
 from ena24ssd.sources import read_source
@@ -76,28 +76,28 @@ def measure(
     engine: Engine, examples: Examples, config: RunConfig, class_names: Sequence[str], title: str | None
 ) -> dict[str, float]:
     """Anchor and detection metrics of a split, as ``anchor/...`` and ``detection/...``."""
+    found: list[tuple[Detection, ...]] = []
+
+    class Collecting:
+        """A step that also hands over its detections when it is read."""
+
+        def __init__(self, batch: Batch):
+            self._step = engine.measure_step(batch)
+
+        def read(self) -> AnchorSums:
+            for rows in self._step.rows():
+                image = examples.images[len(found)]
+                found.append(rows_to_detections(rows, class_names, image.width, image.height, 0.0))
+            return self._step.read()
+
     size = config.train.batch_size
     batches = iterate_batches(examples, size, workers=config.data.workers)
-    total = count_batches(len(examples), size, False)
-    sums = run_epoch(engine.measure_step, batches, total, len(class_names), title)
+    sums = run_epoch(Collecting, batches, count_batches(len(examples), size, False), len(class_names), title)
     truths = [image.boxes for image in examples.images]
-    found = detect_examples(engine, examples, config, class_names)
     detected = detection_metrics(truths, found, len(class_names), config.evaluation.score)
     return {f"anchor/{name}": value for name, value in sums.metrics().items()} | {
         f"detection/{name}": value for name, value in detected.items()
     }
-
-
-def detect_examples(
-    engine: Engine, examples: Examples, config: RunConfig, class_names: Sequence[str]
-) -> list[tuple[Detection, ...]]:
-    """Every detection of every picture, whatever its score, in pixels of the originals."""
-    found = []
-    for batch in iterate_batches(examples, config.train.batch_size, workers=config.data.workers):
-        for rows in engine.detect(batch.images):
-            image = examples.images[len(found)]
-            found.append(rows_to_detections(rows, class_names, image.width, image.height, 0.0))
-    return found
 
 
 def draw_sheet(

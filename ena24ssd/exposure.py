@@ -1,8 +1,8 @@
 """What does the camera record when animals walk through its place?
 
-From a `Place` without anybody and a list of `Walker`: who stands where and what of them can be seen (`stage`), the light
-of the hour or the infrared flash (`light_at`), the light that reaches the lens (`expose`), and what sensor and firmware
-make of it (`develop`, `stamp_strip`). All light is linear until `develop`.
+From a `Place` without anybody and a list of `Walker`: who stands where and what of them can be seen (`stage`), the
+light of the hour or the infrared flash (`light_at`), the light that reaches the lens (`expose`), and what sensor and
+firmware make of it (`develop`, `stamp_strip`). All light is linear until `develop`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ena24ssd.boxes import Box
 from ena24ssd.fauna import ALL_SPECIES, Sprite, draw_animal
 from ena24ssd.scenery import Place
 
-SHOWN_AT_LEAST = 0.3  # of an animal's area, else it is left out
+NOON = 12.75  # the hour at which the sun stands highest
+SHOWN_AT_LEAST = 0.25  # of an animal's area, else it is left out
 
 
 class Walker(NamedTuple):
@@ -68,12 +69,12 @@ class Light(NamedTuple):
 
 def half_day(month: int) -> float:
     """Hours from noon to sunset: 4.6 in December, 7.4 in June."""
-    return 6.0 - 1.4 * cos(2 * pi * (month - 6.0) / 12 + pi)
+    return 6.0 - 1.4 * cos(2 * pi * month / 12)
 
 
 def hours_past_noon(moment: datetime) -> float:
-    """Between -12 and 12; the sun stands highest at 12:45."""
-    return (moment.hour + moment.minute / 60 + moment.second / 3600 - 12.75 + 12) % 24 - 12
+    """Between -12 and 12."""
+    return (moment.hour + moment.minute / 60 + moment.second / 3600 - NOON + 12) % 24 - 12
 
 
 def light_at(moment: datetime, place: Place, rng: np.random.Generator) -> Light:
@@ -81,7 +82,7 @@ def light_at(moment: datetime, place: Place, rng: np.random.Generator) -> Light:
     half, hour = half_day(moment.month), hours_past_noon(moment)
     height = cos(0.5 * pi * min(1.0, abs(hour) / half))
     if abs(hour) < half - 0.3:
-        clear = rng.choice([0.25, 1.0, 1.0])  # overcast now and then
+        clear = float(rng.choice([0.25, 1.0, 1.0]))  # overcast now and then
         warm = np.float32([1.0, 0.80 + 0.17 * height, 0.55 + 0.37 * height])
         ambient = np.float32([0.50, 0.55, 0.60]) * (1.25 - 0.35 * clear)
         return Light(False, ambient, 1.25 * clear * (0.35 + 0.65 * height) * warm, np.float32(place.biome.haze))
@@ -95,7 +96,7 @@ def flash_on(place: Place, distance: np.ndarray) -> np.ndarray:
     height, width = place.infrared.shape
     y, x = pixel_centres(height, width)
     column, row = place.flash
-    spot = 0.12 + 0.95 * np.exp(-((x / height - column) ** 2) / 0.30) * np.exp(-((y / height - row) ** 2) / 0.20)
+    spot = 0.18 + 0.90 * np.exp(-((x / height - column) ** 2) / 0.30) * np.exp(-((y / height - row) ** 2) / 0.20)
     return spot * 2.3 / (0.5 + distance) ** 1.3
 
 
@@ -108,8 +109,12 @@ def pixel_centres(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Staged(NamedTuple):
-    """An animal put into the picture, before it is lit: ``window`` is where in the picture, ``cut`` which part of the
-    sprite; ``free`` (h, w) is 1 where nothing of the scene stands before it, ``shown`` (h, w) what can be seen of it."""
+    """An animal put into the picture, before it is lit.
+
+    ``left`` and ``top`` place its sprite, in pixels; ``window`` is the part of the picture it falls on, ``cut`` the
+    part of the sprite that falls there. ``free`` (h, w) is 1 where nothing of the scene stands before it, ``shown``
+    (h, w) in [0, 1] is what can be seen of it.
+    """
 
     walker: Walker
     sprite: Sprite
@@ -184,8 +189,8 @@ def light_animal(animal: Staged, place: Place, light: Light, dapple: np.ndarray)
     distance = np.float32((1 - place.horizon) / (row - place.horizon))
     up = normal[..., 1:2]
     if light.infrared:
-        tone = 0.008 + 1.1 * (colour @ np.float32([0.45, 0.40, 0.15])) ** 0.72  # fur is pale in the near infrared
-        flash = flash_on(place, distance)[animal.window] * (0.25 + 0.75 * normal[..., 2])
+        tone = 0.018 + 0.9 * (colour @ np.float32([0.45, 0.40, 0.15])) ** 0.72  # fur is pale in the near infrared
+        flash = flash_on(place, distance)[animal.window] * (0.08 + 0.92 * normal[..., 2])
         lit = tone[..., None] * (light.ambient * (0.7 + 0.3 * up) + flash[..., None])
     else:
         facing = np.clip(normal @ np.float32([0.55 * place.sun_side, 0.70, 0.46]), 0, None)[..., None]
@@ -297,26 +302,32 @@ def set_text(text: str, height: int) -> Image.Image:
     return big.resize((max(1, round(dots.shape[1] * height / 9)), height), Image.Resampling.BOX)
 
 
-def stamp_strip(picture: Image.Image, shot: Shot, warmth: int) -> None:
-    """Burn the bars with date, time, burst counter, moon, temperature and camera name into the picture."""
+def stamp_strip(picture: Image.Image, moment: datetime, counter: str, warmth: int, camera: str) -> None:
+    """Burn two bars into the picture: date, time, burst ``counter``, moon and temperature above, ``camera`` below.
+
+    ``warmth`` is the noon temperature of the season in degrees Celsius; days and hours move it.
+    """
     width, height = picture.size
     bar = round(STRIP * height)
-    if bar < 2:
-        return
+    inset = round(0.4 * bar)
     picture.paste((0, 0, 0), (0, 0, width, bar))
     picture.paste((0, 0, 0), (0, height - bar, width, height))
-    moment = shot.taken_at
     clock = f"{moment:%Y-%m-%d} {moment.hour % 12 or 12:2d}:{moment:%M:%S} {'AP'[moment.hour >= 12]}M"
     degrees = round(warmth + 5 * cos(pi * hours_past_noon(moment) / 12) + (moment.day * 7) % 9 - 5)
-    left = set_text(f"{clock}  M {shot.frame + 1}/{shot.frames}", bar)
-    right = set_text(f"{degrees:3d}°C", bar)
-    picture.paste(left, (round(0.4 * bar), 0))
-    picture.paste(right, (width - right.width - round(0.2 * bar), 0))
-    picture.paste(set_text(shot.location.upper(), bar), (round(0.4 * bar), height - bar))
-    age = ((moment - datetime(2000, 1, 6, 18)) / timedelta(days=1) / 29.530588) % 1  # 0 new, 0.5 full
+    temperature = set_text(f"{degrees:3d}°C", bar)
+    picture.paste(set_text(f"{clock}  {counter}", bar), (inset, 0))
+    picture.paste(temperature, (width - temperature.width - inset // 2, 0))
+    picture.paste(
+        draw_moon(moment, round(0.7 * bar)), (width - temperature.width - round(1.4 * bar), round(0.12 * bar))
+    )
+    picture.paste(set_text(camera, bar), (inset, height - bar))
+
+
+def draw_moon(moment: datetime, size: int) -> Image.Image:
+    """The moon in its phase, ``size`` pixels across."""
+    age = ((moment - datetime(2000, 1, 6, 18)) / timedelta(days=29.530588)) % 1  # 0 new, 0.5 full
     v, u = np.mgrid[-1:1:42j, -1:1:42j]
-    edge = np.cos(2 * pi * age) * np.sqrt(np.maximum(0, 1 - v**2))
-    bright = (u > edge) if age < 0.5 else (u < -edge)
+    rim = np.cos(2 * pi * age) * np.sqrt(np.maximum(0, 1 - v**2))  # where light meets dark
+    bright = u > rim if age < 0.5 else u < -rim
     disc = np.where(u**2 + v**2 > 1, 0, np.where(bright, 255, 70)).astype(np.uint8)
-    moon = Image.fromarray(disc).resize((max(1, round(0.7 * bar)),) * 2, Image.Resampling.BOX)
-    picture.paste(moon, (width - right.width - round(1.4 * bar), round(0.12 * bar)))
+    return Image.fromarray(disc).resize((max(1, size),) * 2, Image.Resampling.BOX)

@@ -43,7 +43,7 @@ class Sprite(NamedTuple):
     """A drawn animal, unlit: what `draw_animal` hands to the scene.
 
     ``colour`` (h, w, 3) in [0, 1], ``normal`` (h, w, 3) unit vectors (x right, y up, z towards the camera), ``alpha``
-    (h, w) in [0, 1], ``eyes`` (x, y, radius) in sprite pixels, ``foot`` the sprite pixel (x, y) that stands on the ground.
+    (h, w) in [0, 1], ``eyes`` (x, y, radius) in sprite pixels, ``foot`` (x, y) the pixel of the ground beneath it.
     """
 
     colour: np.ndarray
@@ -108,7 +108,7 @@ def four_legs(shoulder, hip, feet, fore, hind, toe, colour, bands=(), shade=0.62
         (near, hip, hind, hindleg, feet[2]),
         (far, hip, hind, hindleg, feet[3]),
     ):
-        offset = 0.05 if side is far else 0.0  # the far pair shows beside the near one even when they stand square
+        offset = 0.07 if side is far else 0.0  # the far pair shows beside the near one even when they stand square
         spine = leg((joint[0] + offset, joint[1]), (joint[0] + offset + dx, dy + 0.2 * offset), radii, toe)
         side.append(Tube(spine, colour, bands=bands, shade=shade if side is far else 1.0, soft=0.9))
     return far, near
@@ -120,7 +120,7 @@ BLACK, WHITE, NOSE = (0.05, 0.045, 0.045), (0.93, 0.90, 0.85), (0.04, 0.035, 0.0
 
 
 def deer(posture: str, phase: float, rng: np.random.Generator) -> Body:
-    coat, pale, dark = (0.58, 0.40, 0.25), (0.92, 0.86, 0.76), (0.20, 0.14, 0.10)
+    coat, pale, dark = (0.57, 0.43, 0.30), (0.92, 0.86, 0.76), (0.20, 0.14, 0.10)
     still = posture in ("graze", "alert")
     feet = stride(phase, 0.05 if still else 0.38 if posture == "flee" else 0.24, 0 if still else 0.12)
     far, near = four_legs(
@@ -185,7 +185,7 @@ def deer(posture: str, phase: float, rng: np.random.Generator) -> Body:
 
 
 def fox(posture: str, phase: float, rng: np.random.Generator) -> Body:
-    coat, pale, sock = (0.80, 0.37, 0.10), (0.95, 0.90, 0.82), (0.10, 0.07, 0.06)
+    coat, pale, sock = (0.76, 0.39, 0.15), (0.95, 0.90, 0.82), (0.10, 0.07, 0.06)
     bend = 0.03 * sin(2 * phase)
     tail_bands = [(0.80, WHITE)]
     if posture == "sit":
@@ -215,7 +215,7 @@ def fox(posture: str, phase: float, rng: np.random.Generator) -> Body:
                 coat,
                 bands=[(0.5, sock)],
             ),
-            Tube([(0.33, 0.70, 0.06), (0.26, 0.54, 0.07), (0.20, 0.44, 0.05)], pale, mark=True),
+            Tube([(0.33, 0.70, 0.06), (0.27, 0.57, 0.06), (0.22, 0.47, 0.02)], pale, mark=True),
         ]
     else:
         still = posture == "sniff"
@@ -274,7 +274,7 @@ def fox(posture: str, phase: float, rng: np.random.Generator) -> Body:
     def on_head(points):
         return turn(points, poll, pitch, 1.12)
 
-    ear = [(-0.03, 0.06, 0.055), (-0.045, 0.14, 0.035), (-0.05, 0.23, 0.006)]
+    ear = [(-0.03, 0.06, 0.058), (-0.045, 0.13, 0.038), (-0.05, 0.21, 0.006)]
     parts += [
         Tube(on_head([(x + 0.09, y, r) for x, y, r in ear]), sock, shade=0.8),
         Tube(on_head([(0, 0, 0.105), (0.06, -0.015, 0.095), (0.16, -0.045, 0.046), (0.27, -0.065, 0.024)]), coat),
@@ -482,7 +482,7 @@ def rabbit(posture: str, phase: float, rng: np.random.Generator) -> Body:
         return turn(points, poll, pitch, 1.12)
 
     ear = turn(
-        [(0.0, 0.0, 0.030), (0.0, 0.14, 0.052), (0.0, 0.28, 0.042), (0.0, 0.36, 0.010)], (-0.04, 0.09), lean + 0.12
+        [(0.0, 0.0, 0.032), (0.0, 0.12, 0.054), (0.0, 0.24, 0.044), (0.0, 0.31, 0.010)], (-0.04, 0.09), lean + 0.12
     )
     parts += [
         Tube([tail], WHITE, soft=0.3),
@@ -498,8 +498,8 @@ def rabbit(posture: str, phase: float, rng: np.random.Generator) -> Body:
 
 
 def turkey(posture: str, phase: float, rng: np.random.Generator) -> Body:
-    coat, sheen, tip = (0.20, 0.135, 0.085), (0.34, 0.20, 0.09), (0.72, 0.56, 0.36)
-    skin, red, leg = (0.50, 0.55, 0.66), (0.74, 0.12, 0.10), (0.62, 0.38, 0.32)
+    coat, sheen, tip = (0.19, 0.145, 0.11), (0.33, 0.22, 0.12), (0.72, 0.58, 0.40)
+    skin, red, leg = (0.52, 0.55, 0.62), (0.70, 0.17, 0.14), (0.62, 0.38, 0.32)
     step = 0.0 if posture == "strut" else 0.16
     fan = [(0.52, sheen), (0.66, coat), (0.86, tip)]
     parts = []
@@ -607,7 +607,7 @@ ALL_SPECIES = (
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def smooth(spine: Sequence[Point], steps: int = 5) -> np.ndarray:
+def smooth(spine: Sequence[Point], steps: int = 4) -> np.ndarray:
     """A Catmull-Rom curve through the spine: (n, 3) to ((n - 1) * steps + 1, 3)."""
     points = np.asarray(spine, dtype=np.float64)
     if len(points) < 3:
@@ -627,7 +627,7 @@ def measure_tube(curve: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.nd
     """For each point of the grid ``x`` (w,), ``y`` (h,): the signed distance to the skin (negative inside), the radius
     at the nearest point of the spine, that point's share of the length, and its x and y; each (h, w) float32."""
     if len(curve) == 1:
-        curve = np.vstack([curve, curve + [1e-4, 0, 0]])
+        curve = np.vstack([curve, curve + np.float64([1e-4, 0, 0])])
     curve = curve.astype(np.float32)
     start, step = curve[:-1], np.diff(curve, axis=0)  # (n, 3)
     lengths = np.maximum(np.hypot(step[:, 0], step[:, 1]), np.float32(1e-6))
@@ -660,7 +660,7 @@ def hairs(rng: np.random.Generator, shape: tuple[int, int], pixels: float, lengt
     """Fur as a field of streaks, ``length`` times as long as thick: (h, w) float32 of about unit variance."""
     height, width = shape
     field = np.zeros(shape, dtype=np.float32)
-    for across in (0.010, 0.024):
+    for across in (0.008, 0.018):
         rows, columns = (
             max(2, int(n / max(1.0, cell * pixels))) for n, cell in ((height, across), (width, length * across))
         )
@@ -715,10 +715,8 @@ def draw_animal(
         cover = np.clip(0.5 - skin / rim, 0, 1)
         here = alpha[rows, columns]
         melt = smoothstep(0.0, 1.0, -skin / (tube.soft * radius))
-        if tube.mark:
-            weight = smoothstep(-0.25, 0.35, -skin / radius) * here
-        else:
-            weight = cover * (1 - here + here * melt)
+        inner = smoothstep(-0.25, 0.35, -skin / radius) * here
+        weight = inner if tube.mark else cover * (1 - here + here * melt)
         paint = np.empty((*skin.shape, 3), dtype=np.float32)
         paint[:] = tube.colour
         for start, band in tube.bands:
@@ -739,8 +737,8 @@ def draw_animal(
         patch = normal[rows, columns]
         patch += weight[..., None] * (facing - patch)
         alpha[rows, columns] = here + cover * (1 - here)
-    colour *= (1 + 0.09 * fur)[..., None] * tone.astype(np.float32)
-    normal[..., 1] += 0.08 * fur
+    colour *= (1 + 0.065 * fur)[..., None] * tone.astype(np.float32)
+    normal[..., 1] += 0.06 * fur
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
     eyes = [((ex * squeeze - left) * pixels, (top - ey) * pixels, er * pixels) for ex, ey, er in body.eyes]
     foot = (-left * pixels, top * pixels)

@@ -11,7 +11,7 @@ Everything is a sum over a whole split, divided once at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -162,11 +162,6 @@ def _match(
             taken.add(mine[nearest])
         right.append(hit)
     return best, right
-
-
-def flatten(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """``{"anchor": {"mae": .1}}`` as ``{"anchor/mae": .1}``, the names used in metrics.jsonl."""
-    return {f"{family}/{name}": value for family, values in metrics.items() for name, value in values.items()}
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -186,8 +186,8 @@ class Place(NamedTuple):
     ``albedo`` (H, W, 3) and ``infrared`` (H, W): reflectance in [0, 1]. ``rows`` (2H, 2W) uint8: the row on which the
     thing seen there stands, 255 at the bottom edge, about 0 for the sky. ``distance`` (H, W): 1 at the bottom edge,
     growing towards the horizon. ``dapple`` (H, 2W): how much sun comes through the leaves, in [0, 1]. ``sky`` (H, W): 1
-    where it is open. ``horizon`` is a row; ``sun_side`` is -1 with the sun on the left, 1 on the right; ``flash`` (column,
-    row) is where the infrared flash points; ``tint`` (3,) is the white balance of this camera.
+    where it is open. ``horizon`` is a row; ``sun_side`` is -1 with the sun on the left, 1 on the right; ``flash``
+    (column, row) is where the infrared flash points; ``tint`` (3,) is the white balance of this camera.
     """
 
     biome: Biome
@@ -201,6 +201,11 @@ class Place(NamedTuple):
     sun_side: float
     flash: tuple[float, float]
     tint: np.ndarray
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.infrared.shape[1] / self.infrared.shape[0]
 
 
 def paint_place(seed: int | Sequence[int], size: tuple[int, int], biome: Biome) -> Place:
@@ -252,7 +257,7 @@ def paint_place(seed: int | Sequence[int], size: tuple[int, int], biome: Biome) 
 def cloud(
     rng: np.random.Generator, shape: tuple[int, int], cells: float, octaves: int = 3, stretch: float = 1.0
 ) -> np.ndarray:
-    """Smooth noise of about unit variance, (h, w) float32; ``cells`` lumps to the height, ``stretch`` > 1: they lie flat."""
+    """Smooth noise of about unit variance, (h, w) float32; ``cells`` lumps to the height, ``stretch`` flattens them."""
     height, width = shape
     field, weight = np.zeros(shape, dtype=np.float32), 0.0
     for octave in range(octaves):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .cameratraps import Image
+from ena24ssd.cameratraps import Image
 
 SIDES = ("train", "validation", "test")
 

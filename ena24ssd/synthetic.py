@@ -3,33 +3,47 @@
 Drawn camera-trap pictures with their true boxes: any number, from any number of cameras, by day and by infrared flash,
 in bursts, some of them blank. Everything follows from the seed; nothing is read from disk or network.
 
-`write_dataset` makes a folder like a published data set (pictures and a COCO Camera Traps json), `draw_scene` one picture.
-`scenery` paints the places, `fauna` the animals; this file lets the animals walk there, lights both and presses the
-shutter.
+`write_dataset` makes a folder like a published data set, pictures and a COCO Camera Traps json; `draw_scene` makes one
+picture. Here is decided what happens: when which camera fires, and who walks by. What it looks like is settled in
+`scenery` (the places), `fauna` (the animals) and `exposure` (light, lens, sensor, strip).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
-from math import cos, pi
+from math import pi
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from ena24ssd.boxes import Box, LabelledBox
-from ena24ssd.fauna import ALL_SPECIES, Sprite, draw_animal
-from ena24ssd.scenery import BIOMES, Place, cloud, paint_place
+from ena24ssd.exposure import (
+    NOON,
+    STRIP,
+    Staged,
+    Walker,
+    box_of,
+    develop,
+    expose,
+    half_day,
+    light_at,
+    sprite_of,
+    stage,
+    stamp_strip,
+)
+from ena24ssd.fauna import ALL_SPECIES, Sprite
+from ena24ssd.scenery import BIOMES, Biome, Place, paint_place
 
 SPECIES: tuple[str, ...] = tuple(species.name for species in ALL_SPECIES)
-SERIAL_UP_TO = 50  # pictures; below this, starting processes costs more than it saves
+SERIAL_UP_TO = 50  # pictures; for so few, starting processes costs more than it saves
 RECIPE = 1  # raised whenever the same request would give other pictures
 SKETCH = 64  # the height of a picture in which placements are tried
 TURKEY = SPECIES.index("Wild Turkey")
@@ -72,43 +86,38 @@ class Scene(NamedTuple):
 def plan_shots(images: int, cameras: int, blank_share: float, seed: int) -> list[Shot]:
     """When each camera fires and which pictures are blank: ``images`` shots, by camera, then by time.
 
-    Exactly ``round(images * blank_share)`` are blank: about two thirds of them as whole bursts (wind, sun), the rest at
+    Exactly ``round(images * blank_share)`` are blank: up to two thirds of them as whole bursts (wind, sun), the rest at
     the end of a burst, when the animal has left.
     """
     bursts: list[list[Shot]] = []
     for camera in range(cameras):
         rng = np.random.default_rng([seed, camera])
-        biome = biome_of(camera, seed)
         left = images // cameras + (camera < images % cameras)
         setting = int(rng.choice([3, 3, 3, 4, 2]))  # pictures a trigger, as set on this camera
         lengths = [setting] * (left // setting) + ([left % setting] if left % setting else [])
-        month = int(rng.choice(biome.months))
-        half = half_day(month)
-        starts = []
-        for _ in lengths:
-            hour = 12.75 + (
-                rng.uniform(-1, 1) * (half - 0.3) if rng.random() < 0.62 else rng.uniform(half - 0.3, 24 - half)
-            )
-            starts.append(
-                datetime(int(2015 + seed % 9), month, 1)
-                + timedelta(days=int(rng.integers(27)), seconds=int(3600 * hour))
-            )
-        for burst, (start, frames) in enumerate(zip(sorted(starts), lengths)):
+        month = datetime(2015 + seed % 9, int(rng.choice(biome_of(camera, seed).months)), 1)
+        starts = sorted(trigger_time(month, rng) for _ in lengths)
+        for burst, (start, frames) in enumerate(zip(starts, lengths)):
+            start += timedelta(minutes=burst)  # so that no two bursts meet
             bursts.append([Shot(camera, burst, k, frames, start + timedelta(seconds=k), False) for k in range(frames)])
     rng = np.random.default_rng([seed, cameras, images])
-    blanks, wanted = set(), round(images * blank_share)
-    order = [int(k) for k in rng.permutation(len(bursts))]
-    while order and len(blanks) + len(bursts[order[-1]]) <= 0.67 * wanted:
-        blanks.update(bursts[order.pop()])
-    rest = sorted(
-        (bursts[k][-1 - back] for k in order for back in range(len(bursts[k]))),
-        key=lambda shot: shot.frames - shot.frame,
-    )
-    blanks.update(rest[: wanted - len(blanks)])
+    wanted, blanks = round(images * blank_share), set()
+    bursts_left = [bursts[k] for k in rng.permutation(len(bursts))]
+    while bursts_left and len(blanks) + len(bursts_left[-1]) <= 0.67 * wanted:
+        blanks.update(bursts_left.pop())
+    last_first = sorted(chain.from_iterable(bursts_left), key=lambda shot: shot.frames - shot.frame)
+    blanks.update(last_first[: wanted - len(blanks)])
     return [shot._replace(blank=shot in blanks) for shot in chain.from_iterable(bursts)]
 
 
-def biome_of(camera: int, seed: int):
+def trigger_time(month: datetime, rng: np.random.Generator) -> datetime:
+    """A moment in the first 27 days of a month, rather by day than by night."""
+    half = half_day(month.month) - 0.3
+    past_noon = rng.uniform(-half, half) if rng.random() < 0.62 else rng.uniform(half, 24 - half)
+    return month + timedelta(days=int(rng.integers(26)), seconds=int(3600 * (NOON + past_noon)))
+
+
+def biome_of(camera: int, seed: int) -> Biome:
     """Neighbouring cameras look out on different kinds of country."""
     return BIOMES[np.random.default_rng([seed, 7]).permutation(len(BIOMES))[camera % len(BIOMES)]]
 
@@ -118,60 +127,62 @@ def place_of(camera: int, seed: int, size: tuple[int, int]) -> Place:
     return paint_place([seed, camera, 1], size, biome_of(camera, seed))
 
 
-def cast_animals(
-    place: Place, rng: np.random.Generator, frames: int, species: Sequence[int], aspect: float
-) -> list[Walker]:
-    """Choose who walks where so that in every frame enough of everybody can be seen."""
+def cast_animals(place: Place, rng: np.random.Generator, frames: int, species: Sequence[int]) -> list[Walker]:
+    """Choose who walks where, so that in every frame enough of everybody can be seen. The first always finds room."""
     walkers: list[Walker] = []
     for label in species:
-        kind = ALL_SPECIES[label]
-        veiled = rng.random() < 0.35  # partly behind something, or partly out of the picture
+        veiled = rng.random() < 0.35  # to stand partly behind something, or partly out of the picture
         best: tuple[float, Walker] | None = None
         for attempt in range(14):
-            posture = str(rng.choice(kind.postures))
-            moving = posture in kind.moving
-            faces_left = bool(rng.random() < 0.5)
-            near = 0.24 + 0.66 * rng.random() ** 1.4 if kind.size < 0.5 else 0.16 + 0.62 * rng.random() ** 1.4
-            row = place.horizon + (1 - place.horizon) * near * 0.93
-            speed = (-1 if faces_left else 1) * near * (rng.uniform(0.06, 0.18) if moving else rng.uniform(0, 0.01))
-            margin = 0.0 if veiled else 0.25 * kind.size
-            column = rng.uniform(margin, aspect - margin) - 0.5 * speed * (frames - 1)
-            postures = [posture] * frames
-            if not moving and frames > 2 and rng.random() < 0.35:
-                postures[-1] = str(rng.choice([p for p in kind.postures if p not in kind.moving]))
-            walker = Walker(
-                label,
-                tuple(postures),
-                column,
-                row,
-                speed,
-                rng.uniform(0, 2 * pi),
-                faces_left,
-                rng.uniform(0.74, 1.0),
-                int(rng.integers(2**31)),
-            )
-            sketches = {posture: sprite_of(walker, postures.index(posture), place, SKETCH) for posture in set(postures)}
-            shown = min(share_shown(place, walker, frame, sketches[postures[frame]]) for frame in range(frames))
-            apart = all(
-                overlap(rough_box(walker, f, place), rough_box(other, f, place)) < 0.2
-                for other in walkers
-                for f in range(frames)
-            )
-            if apart and (best is None or shown > best[0]):
+            walker = propose_walk(label, place, rng, frames, veiled)
+            if any(overlap(walker, other, frame, place) > 0.2 for other in walkers for frame in range(frames)):
+                continue
+            sketches = {p: sprite_of(walker, walker.postures.index(p), place, SKETCH) for p in set(walker.postures)}
+            shown = min(share_shown(place, walker, k, sketches[p]) for k, p in enumerate(walker.postures))
+            if best is None or shown > best[0]:
                 best = shown, walker
-            if apart and (0.5 <= shown < 0.92 if veiled and attempt < 7 else shown >= 0.92):
+            if 0.5 <= shown < 0.92 if veiled and attempt < 7 else shown >= 0.92:
                 best = shown, walker
                 break
-        if best is None:
-            continue
-        shown, walker = best
-        if shown < 0.45:
-            if walkers:
-                continue
-            centre = 0.5 * aspect - 0.5 * walker.speed * (frames - 1)
-            walker = walker._replace(column=centre, hidden_by_things=False)
-        walkers.append(walker)
+        if best is not None and best[0] >= 0.5:
+            walkers.append(best[1])
+        elif not walkers:
+            centre = 0.5 * place.aspect - 0.5 * walker.speed * (frames - 1)
+            walkers.append(walker._replace(column=centre, hidden_by_things=False))
     return walkers
+
+
+def propose_walk(label: int, place: Place, rng: np.random.Generator, frames: int, veiled: bool) -> Walker:
+    """Anywhere in the picture, not too far off to be told apart, the middle of the walk inside the frame."""
+    kind = ALL_SPECIES[label]
+    posture = str(rng.choice(kind.postures))
+    moving = posture in kind.moving
+    faces_left = bool(rng.random() < 0.5)
+    near = 0.26 + 0.62 * rng.random() ** 1.2 if kind.size < 0.5 else 0.18 + 0.56 * rng.random() ** 1.2
+    pace = near * (rng.uniform(0.06, 0.18) if moving else rng.uniform(0, 0.01))
+    speed = -pace if faces_left else pace
+    margin = 0.0 if veiled else 0.25 * kind.size
+    postures = [posture] * frames
+    if not moving and frames > 2 and rng.random() < 0.35:  # it looks up, or sits down
+        postures[-1] = str(rng.choice([other for other in kind.postures if other not in kind.moving]))
+    return Walker(
+        species=label,
+        postures=tuple(postures),
+        column=rng.uniform(margin, place.aspect - margin) - 0.5 * speed * (frames - 1),
+        row=place.horizon + (1 - place.horizon) * near,
+        speed=speed,
+        phase=rng.uniform(0, 2 * pi),
+        faces_left=faces_left,
+        squeeze=rng.uniform(0.74, 1.0),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def overlap(first: Walker, second: Walker, frame: int, place: Place) -> float:
+    """About which share of the smaller animal's box the other's covers."""
+    a, b = (rough_box(walker, frame, place) for walker in (first, second))
+    width, height = min(a.right, b.right) - max(a.left, b.left), min(a.bottom, b.bottom) - max(a.top, b.top)
+    return max(0.0, width) * max(0.0, height) / min(a.area, b.area)
 
 
 def rough_box(walker: Walker, frame: int, place: Place) -> Box:
@@ -179,13 +190,6 @@ def rough_box(walker: Walker, frame: int, place: Place) -> Box:
     size = ALL_SPECIES[walker.species].size * (walker.row - place.horizon) / (1 - place.horizon)
     column = walker.column_at(frame)
     return Box(column - 0.8 * size, walker.row - 1.1 * size, column + 0.8 * size, walker.row)
-
-
-def overlap(first: Box, second: Box) -> float:
-    """The share of the smaller box that the other covers."""
-    width = min(first.right, second.right) - max(first.left, second.left)
-    height = min(first.bottom, second.bottom) - max(first.top, second.top)
-    return max(0.0, width) * max(0.0, height) / min(first.area, second.area)
 
 
 def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite) -> float:
@@ -215,9 +219,9 @@ def shoot(shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...]
     rng = np.random.default_rng([seed, shot.camera, shot.burst, shot.frame])
     staged = stage(place, walkers, shot.frame)
     picture = develop(expose(place, staged, light, rng), light, rng, place)
-    stamp_strip(picture, shot, place.biome.warmth)
+    stamp_strip(picture, shot.taken_at, f"M {shot.frame + 1}/{shot.frames}", place.biome.warmth, shot.location.upper())
     boxes = [
-        LabelledBox(animal.walker.species, box_of(animal.shown, animal.window[1].start, animal.window[0].start))
+        LabelledBox(animal.walker.species, box_of(animal.shown, max(0, animal.left), max(0, animal.top)))
         for animal in staged
     ]
     return Scene(picture, boxes, staged)
@@ -229,7 +233,7 @@ def cast_of(
 ) -> tuple[Walker, ...]:
     """The animals of a burst; kept because its frames are drawn one after another."""
     rng = np.random.default_rng([seed, camera, burst, 99])
-    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species, size[0] / size[1]))
+    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species))
 
 
 def choose_species(shot: Shot, seed: int, rng: np.random.Generator, night: bool) -> tuple[int, ...]:
@@ -277,20 +281,22 @@ def draw_scene(
 
 
 def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError for a picture too small to show anything, or too large to draw."""
     if len(size) != 2 or not all(isinstance(side, (int, np.integer)) and 48 <= side <= 4096 for side in size):
-        raise ValueError(f"size is {size!r}; it must be (width, height) of 48 to 4096 pixels each, such as (640, 480)")
+        raise ValueError(f"size is {size!r}; it must be (width, height), 48 to 4096 pixels each. Try (640, 480)")
 
 
 def check_request(images: int, cameras: int, size: tuple[int, int], blank_share: float, seed: int) -> None:
+    """Raise ValueError for a data set that cannot be drawn."""
     check_size(size)
     if images < 1:
-        raise ValueError(f"images is {images}; a data set needs at least 1 picture")
+        raise ValueError(f"images is {images}; a data set needs at least 1 picture. Try 600")
     if not 1 <= cameras <= images:
-        raise ValueError(f"cameras is {cameras}; it must be from 1 to the number of pictures, {images}")
+        raise ValueError(f"cameras is {cameras}; there must be 1 to {images}, as many as pictures. Ask for fewer")
     if not 0 <= blank_share <= 1:
-        raise ValueError(f"blank_share is {blank_share}; it is a share of the pictures, from 0 (none) to 1 (all)")
+        raise ValueError(f"blank_share is {blank_share}; a share of the pictures lies from 0 to 1. Try 0.15")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must not be negative")
+        raise ValueError(f"seed is {seed}; seeds are not negative. Try 0")
 
 
 def write_camera(folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int]) -> list[list[LabelledBox]]:
@@ -318,9 +324,11 @@ def write_dataset(
     """Write a drawn camera-trap data set: ``folder/scenes.json`` and ``folder/images/<camera>/<name>.jpg``.
 
     Parameters: exactly ``images`` pictures of ``size`` (width, height) pixels from ``cameras`` fixed places, of which
-    the share ``blank_share`` shows no animal; ``progress`` wraps the list of pictures as it is worked off (`tqdm.tqdm`).
-    The same request gives the same bytes, on one process or many. Returns the path of the json, in COCO Camera Traps
-    format with file names relative to ``folder/images``; it is written last, so where it stands the pictures are whole.
+    the share ``blank_share`` shows no animal; ``progress`` wraps the list of pictures while it is worked off, as
+    `tqdm.tqdm` does. The same request gives the same bytes, on one process or many. (More than 50 pictures are drawn by
+    several processes; where these are spawned, a script needs its ``if __name__ == "__main__"``.) Returns the path of
+    the json, in COCO Camera Traps format with file names relative to ``folder/images``. It is written last: where it
+    stands, the pictures are complete.
 
     A folder that holds the same request already is left as it is. Raises FileExistsError for one that holds another,
     ValueError for a request out of range.
@@ -341,7 +349,8 @@ def write_dataset(
         if present == request:
             return target
         raise FileExistsError(
-            f"{target} holds another data set, {present}; asked for was {request}. Choose another folder or delete this one"
+            f"{target}: a data set is written once, and this folder holds another one, {present}; asked for was "
+            f"{request}. Choose another folder, or delete this one"
         )
     shots = plan_shots(images, cameras, blank_share, seed)
     by_camera = [[shot for shot in shots if shot.camera == camera] for camera in range(cameras)]
@@ -361,7 +370,7 @@ def write_dataset(
 
 def take(steps: Iterable, per_camera: Iterable[list]) -> list:
     """As many results as there are steps; stepping through ``steps`` is what moves a progress bar."""
-    results = chain.from_iterable(per_camera)
+    results: Iterator = chain.from_iterable(per_camera)
     return [next(results) for _ in steps]
 
 

@@ -12,7 +12,7 @@ import mxnet
 from mxnet import autograd, gluon, np, npx
 
 from ena24ssd.boxes import iou
-from ena24ssd.config import LossConfig, ModelConfig, read_config
+from ena24ssd.config import EvaluationConfig, LossConfig, ModelConfig, read_config
 from ena24ssd.data import Batch
 from ena24ssd.engine import EngineError, load_engine
 from ena24ssd.gluon.backbone import CustomConv
@@ -195,7 +195,7 @@ def test_mining_equals_the_operators_own_where_the_operator_mines():
 def test_decoding_matched_offsets_gives_the_boxes_back():
     targets = match(ANCHORS, TRUTH, 0.5)
     logits = npx.one_hot(targets.anchor_classes, 4) * 20
-    rows = decode(ANCHORS, logits, targets.box_offsets, nms=0.5, class_agnostic=False, candidates=100).asnumpy()
+    rows = decode(ANCHORS, logits, targets.box_offsets, EvaluationConfig(candidates=100)).asnumpy()
     for row in range(2):
         found = rows[row][rows[row][:, 0] >= 0]
         truth = TRUTH[row].asnumpy()
@@ -406,6 +406,11 @@ def test_detections_are_rows_of_unit_corners_best_first():
         real = picture[picture[:, 0] >= 0]
         assert (onp.diff(real[:, 1]) <= 0).all()
         assert real[:, 2:].min(initial=0) >= 0 and real[:, 2:].max(initial=0) <= 1
+
+
+def test_a_measured_step_detects_what_detect_detects():
+    engine, batch = small_engine(), a_batch()
+    assert onp.array_equal(engine.measure_step(batch).rows(), engine.detect(batch.images))
 
 
 def test_the_same_seed_gives_the_same_training():

@@ -21,11 +21,14 @@ from ena24ssd.metrics import AnchorSums
 class GluonStep:
     """A step's sums, still on the device; `read` is the only place of a step that waits for it."""
 
-    def __init__(self, sums: np.ndarray):
-        self._sums = sums
+    def __init__(self, sums: np.ndarray, rows: np.ndarray | None = None):
+        self._sums, self._rows = sums, rows
 
     def read(self) -> AnchorSums:
         return AnchorSums.from_vector(self._sums.asnumpy())
+
+    def rows(self) -> numpy.ndarray:
+        return self._rows.asnumpy()
 
 
 class GluonEngine:
@@ -73,17 +76,11 @@ class GluonEngine:
         anchors, logits, offsets = self.net(self._normalise(batch.images))
         targets = match(anchors, np.array(batch.truth, ctx=self._context), self._config.loss.overlap)
         losses = multibox_loss(logits, offsets, targets, self._config.loss)
-        return GluonStep(self._sums(logits, offsets, targets, *losses))
+        sums = self._sums(logits, offsets, targets, *losses)
+        return GluonStep(sums, decode(anchors, logits, offsets, self._config.evaluation))
 
     def detect(self, images: numpy.ndarray) -> numpy.ndarray:
-        choice = self._config.evaluation
-        rows = decode(
-            *self.net(self._normalise(images)),
-            nms=choice.nms,
-            class_agnostic=choice.class_agnostic_nms,
-            candidates=choice.candidates,
-        )
-        return rows[:, : choice.candidates].asnumpy()
+        return decode(*self.net(self._normalise(images)), self._config.evaluation).asnumpy()
 
     def weights(self) -> dict[str, numpy.ndarray]:
         return {name: parameter.data().asnumpy() for name, parameter in self._parameters().items()}

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from mxnet import np, npx
 
+from ena24ssd.config import EvaluationConfig
+
 
 class Targets(NamedTuple):
     """What the network should have answered."""
@@ -49,16 +51,20 @@ def mine(
 
 
 def decode(
-    anchors: np.ndarray,
-    class_logits: np.ndarray,
-    box_offsets: np.ndarray,
-    *,
-    nms: float,
-    class_agnostic: bool,
-    candidates: int,
+    anchors: np.ndarray, class_logits: np.ndarray, box_offsets: np.ndarray, config: EvaluationConfig
 ) -> np.ndarray:
-    """Softmax, offsets to corners, NMS: rows (B, N, 6) of ``[label, score, left, top, right, bottom]``, -1 padded."""
+    """Softmax, offsets to corners, NMS.
+
+    Returns (B, K, 6) rows ``[label, score, left, top, right, bottom]`` in unit corners clipped to the picture, best first,
+    -1 padded; K is ``config.candidates`` or N, whichever is less.
+    """
     scores = npx.softmax(class_logits, axis=-1).transpose(0, 2, 1)  # (B, C+1, N)
-    return npx.multibox_detection(
-        scores, box_offsets, anchors, nms_threshold=nms, force_suppress=class_agnostic, nms_topk=candidates
+    rows = npx.multibox_detection(
+        scores,
+        box_offsets,
+        anchors,
+        nms_threshold=config.nms,
+        force_suppress=config.class_agnostic_nms,
+        nms_topk=config.candidates,
     )
+    return rows[:, : config.candidates]  # the operator sorts valid rows first, and brings no more than these to NMS

@@ -1,0 +1,110 @@
+"""What can I type, and what do mistakes cost?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ena24ssd import cli
+from ena24ssd.detections import read_megadetector
+
+ROOT = Path(__file__).parents[1]
+VERBS = ["check", "synth", "train", "evaluate", "predict"]
+SMALL = [
+    *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.4]", "model.ratios=[1]"),
+    *("split.kind=grouped", "split.train=0.5", "split.validation=0.2", "split.test=0.3", "train.epochs=1"),
+    *("log.pictures=0", "log.histograms=false", "log.graph=false"),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_script_is_a_door_to_the_same_verb(verb):
+    script = subprocess.run(
+        [sys.executable, f"scripts/{verb}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    command = subprocess.run(
+        [sys.executable, "-m", "ena24ssd.cli", verb, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert script.returncode == command.returncode == 0
+    # argparse names the command after the file that was started
+    assert script.stdout.replace(f"{verb}.py {verb}", f"ena24ssd {verb}") == command.stdout.replace("cli.py", "ena24ssd")
+
+
+def test_check_tells_what_is_in_a_dataset(scenes, capsys):
+    assert cli.main(["check", str(scenes)]) == 0
+    said = capsys.readouterr().out
+    assert "48 usable pictures" in said and "no problems" in said
+
+
+def test_check_counts_problems_by_rule_and_its_exit_code_says_so(scenes, tmp_path, capsys):
+    document = json.loads((scenes / "scenes.json").read_text())
+    document["annotations"][0]["bbox"][2] = -3
+    document["images"][1]["file_name"] = "../outside.jpg"
+    (tmp_path / "bad.json").write_text(json.dumps(document))
+    assert cli.main(["check", str(tmp_path / "bad.json"), "--pictures", str(scenes / "images")]) == 1
+    said = capsys.readouterr().out
+    assert "box-without-area" in said and "unusable-file-name" in said
+
+
+def test_synth_draws_what_was_asked_for(tmp_path, capsys):
+    assert cli.main(["synth", str(tmp_path), "--images", "6", "--cameras", "2", "--size", "96x72", "--seed", "4"]) == 0
+    assert cli.main(["check", str(tmp_path)]) == 0
+    assert "6 usable pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["check", "absent"], "no such file or folder"),
+        (["synth", "x", "--size", "large"], "WIDTHxHEIGHT"),
+        (["train", "configs/none.yaml", "--data", "x"], "no such config file"),
+        (["train", "optim.rate=1", "--data", "x"], "optim.rate: no such field"),
+        (["train", "a.yaml", "b.yaml"], "one config file at most"),
+        (["train"], "--data"),
+        (["evaluate", "absent"], "not a run folder"),
+        (["predict", "absent", "absent.jpg"], "no such picture"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_1(arguments, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--fast"], ["check", "a", "b"]])
+def test_a_command_line_that_does_not_parse_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_road_by_commands(scenes, tmp_path, capsys):
+    pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+    run, found = tmp_path / "run", tmp_path / "found"
+    assert cli.main(["train", SMALL[0], "--data", str(scenes), "--out", str(run), "--quiet", *SMALL[1:]]) == 0
+    said = capsys.readouterr().out
+    assert "Accuracy/train" in said and "Micro_F1/test" in said and "all background" in said
+
+    assert cli.main(["evaluate", str(run), "--quiet", "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    closing = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert figures["anchor/log_loss"] == closing["anchor/log_loss"] and figures["split"] == "test"
+
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    pictures = sorted(scenes.glob("images/*/*.jpg"))[:4]
+    arguments = ["predict", str(run), *map(str, pictures), str(tmp_path / "bad.jpg"), "--quiet", "--threshold", "0.05"]
+    assert cli.main([*arguments, "--out", str(found / "results.json"), "--draw", str(found / "drawn")]) == 0
+    assert "5 pictures" in (said := capsys.readouterr().out) and "bad.jpg: not a picture" in said
+    results, names = read_megadetector(found / "results.json")
+    assert [result.failure is None for result in results] == [True] * 4 + [False]
+    assert names == tuple(json.loads((run / "classes.json").read_text()))
+    assert len(list((found / "drawn").glob("*.jpg"))) == 4
+
+    assert cli.main(["predict", str(run), str(scenes / "images"), "--quiet", "--out", str(found / "folder.json")]) == 0
+    results, _ = read_megadetector(found / "folder.json")
+    assert len(results) == 48 and not any(Path(result.file).is_absolute() for result in results)

@@ -1,0 +1,45 @@
+"""Does the house stand as drawn: a lazy public face, no framework on the ground floor?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ena24ssd
+
+FRAMEWORKS = ("mxnet", "mxboard", "gluoncv", "d2l", "torch", "tensorboard", "matplotlib", "pandas")
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules a fresh interpreter holds after running ``code``."""
+    report = f"{code}\nimport sys; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    answer = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=60, check=True)
+    return set(answer.stdout.split())
+
+
+def test_importing_the_package_costs_nothing():
+    loaded = loaded_by("import ena24ssd")
+    assert not loaded & {*FRAMEWORKS, "numpy", "PIL", "pydantic"}
+
+
+def test_the_public_names_and_the_command_need_no_framework():
+    names = ", ".join(f"ena24ssd.{name}" for name in ena24ssd.__all__)
+    assert not loaded_by(f"import ena24ssd, ena24ssd.cli; {names}") & set(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("name", ena24ssd.__all__)
+def test_every_public_name_is_there_and_explained(name):
+    assert getattr(ena24ssd, name).__doc__ and name in dir(ena24ssd)
+
+
+def test_the_verb_train_is_not_shadowed_by_a_module():
+    import ena24ssd.training  # noqa: F401
+
+    assert callable(ena24ssd.train)
+
+
+def test_an_unknown_name_says_what_there_is():
+    with pytest.raises(AttributeError, match="Detector"):
+        _ = ena24ssd.Trainer

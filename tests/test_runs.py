@@ -1,0 +1,93 @@
+"""Is what a run keeps whole, and what does a damaged one say?"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from ena24ssd.config import RunConfig, read_config
+from ena24ssd.runs import Checkpoint, RunError, create_run, open_run, replace_file
+from ena24ssd.splits import Split
+
+SPLIT = Split(("a", "b"), ("c",), ())
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = read_config(overrides=["data.path=/somewhere", "optim.lr=0.123"])
+    return create_run(tmp_path / "run", config, ("Bird", "Red Fox"), SPLIT)
+
+
+def weights(seed=0):
+    random = np.random.default_rng(seed)
+    return {"a.weight": random.normal(size=(3, 2)).astype("float32"), "a.bias": np.zeros(3, "float32")}
+
+
+def test_an_opened_run_is_the_one_that_was_made(run):
+    assert open_run(run.folder) == run
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(run):
+    run.save_checkpoint("best", Checkpoint(weights(), 7, 0.1 + 0.2))
+    kept = run.load_checkpoint("best")
+    assert (kept.epoch, kept.score) == (7, 0.1 + 0.2)
+    assert all(np.array_equal(kept.weights[name], array) for name, array in weights().items())
+
+
+def test_rows_are_kept_in_order_and_a_value_that_is_no_number_becomes_null(run):
+    run.add_row({"epoch": 0, "loss": 1.5})
+    run.add_row({"epoch": 1, "loss": math.inf})
+    assert run.rows() == [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": None}]
+
+
+def test_a_folder_that_holds_a_run_is_never_overwritten(run):
+    with pytest.raises(RunError, match="already holds a run"):
+        create_run(run.folder, RunConfig(), ("Bird",), SPLIT)
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "classes.json", "split.json"])
+def test_a_folder_without_a_part_is_no_run(run, missing):
+    (run.folder / missing).unlink()
+    with pytest.raises(RunError, match=missing):
+        open_run(run.folder)
+
+
+@pytest.mark.parametrize("part, content", [("config.yaml", "optim: {rate: 1}"), ("classes.json", "{"), ("split.json", "[]")])
+def test_a_damaged_part_is_named(run, part, content):
+    (run.folder / part).write_text(content)
+    with pytest.raises(RunError, match="not a usable run folder"):
+        open_run(run.folder)
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut short", "not safetensors", "other species"])
+def test_a_checkpoint_that_cannot_be_used_says_why(run, damage, tmp_path):
+    run.save_checkpoint("best", Checkpoint(weights(), 0, None))
+    path = run.checkpoint_file("best")
+    if damage == "absent":
+        path.unlink()
+    elif damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-4])
+    elif damage == "not safetensors":
+        path.write_bytes(b"\xff" * 100)
+    else:
+        other = create_run(tmp_path / "other", RunConfig(), ("Dog",), SPLIT)
+        other.save_checkpoint("best", Checkpoint(weights(), 0, None))
+        path.write_bytes(other.checkpoint_file("best").read_bytes())
+    with pytest.raises(RunError, match=r"best\.safetensors"):
+        run.load_checkpoint("best")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    replace_file(target, b"old")
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(target, b"new")
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,232 @@
+"""Does the real thing run, small: data to run folder, TensorBoard, evaluation and prediction?"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+
+from ena24ssd.config import read_config
+from ena24ssd.detector import Detector, find_pictures
+from ena24ssd.epoch import DivergedError
+from ena24ssd.evaluation import evaluate
+from ena24ssd.runs import RunError, open_run
+from ena24ssd.training import train
+
+EPOCHS = 3
+SMALL = (
+    *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.35,0.6]", "model.ratios=[1,1.5]"),
+    *("split.kind=grouped", "split.train=0.5", "split.validation=0.2", "split.test=0.3"),
+    *(f"train.epochs={EPOCHS}", "optim.name=adam", "optim.lr=0.01", "log.pictures=2", "seed=1"),
+)
+pytestmark = pytest.mark.slow
+
+
+def small_config(scenes, *overrides):
+    return read_config(None, [f"data.path={scenes}", *SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
+    return train(small_config(scenes), tmp_path_factory.mktemp("runs") / "small", quiet=True)
+
+
+def test_the_run_folder_holds_all_that_the_run_was(run, scenes):
+    assert open_run(run.folder) == run
+    assert run.config == small_config(scenes)
+    assert len(run.split.train) + len(run.split.validation) + len(run.split.test) == 48
+    assert {path.name for path in run.folder.iterdir()} == {
+        *("config.yaml", "classes.json", "split.json", "metrics.jsonl", "best.safetensors", "last.safetensors"),
+        *("board", "sheet.png"),
+    }
+
+
+def test_every_epoch_and_split_has_a_row_and_the_loss_falls(run):
+    rows = [row for row in run.rows() if "closing" not in row]
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        (epoch, split) for epoch in range(EPOCHS) for split in ("train", "validation", "test")
+    ]
+    losses = [row["anchor/log_loss"] for row in rows if row["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_the_best_checkpoint_is_the_best_on_validation(run):
+    scores = [r["detection/map50"] for r in run.rows() if r["split"] == "validation" and "closing" not in r]
+    kept = run.load_checkpoint("best")
+    assert kept.score == max(scores) == scores[kept.epoch]
+    assert run.load_checkpoint("last").epoch == EPOCHS - 1
+
+
+@pytest.mark.parametrize("split", ["test", "validation", "train"])
+def test_evaluate_gives_the_closing_row_to_the_digit(run, split):
+    (closing,) = [row for row in run.rows() if row.get("closing") and row["split"] == split]
+    report = evaluate(run.folder, split, quiet=True)
+    assert report.metrics == {name: value for name, value in closing.items() if "/" in name}
+    assert report.epoch == closing["epoch"]
+
+
+def test_evaluate_gives_the_last_epochs_test_row_to_the_digit(run):
+    last = [row for row in run.rows() if row["split"] == "test" and "closing" not in row][-1]
+    report = evaluate(run.folder, "test", "last", quiet=True)
+    assert report.metrics == {name: value for name, value in last.items() if "/" in name}
+
+
+def test_evaluate_judges_on_test_unless_told_otherwise_and_draws_a_sheet(run, tmp_path):
+    report = evaluate(run.folder, sheet=tmp_path / "sheet.png", quiet=True)
+    assert report.split == "test"
+    assert Image.open(tmp_path / "sheet.png").width > 900
+
+
+def test_a_dataset_that_changed_under_a_run_is_refused(run, scenes, tmp_path):
+    document = json.loads((scenes / "scenes.json").read_text())
+    document["images"] = document["images"][:-30]
+    (tmp_path / "less.json").write_text(json.dumps(document))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    with pytest.raises(RunError, match="no longer there"):
+        evaluate(run.folder, data=tmp_path / "less.json", quiet=True)
+
+
+def test_a_run_is_not_overwritten(run, scenes):
+    with pytest.raises(RunError, match="already holds a run"):
+        train(small_config(scenes), run.folder, quiet=True)
+
+
+def test_the_same_seed_gives_the_same_run(run, scenes, tmp_path):
+    again = train(small_config(scenes, "log.graph=false", "log.pictures=0"), tmp_path / "again", quiet=True)
+    strip = [{name: value for name, value in row.items() if name != "seconds"} for row in again.rows()]
+    assert strip == [{name: value for name, value in row.items() if name != "seconds"} for row in run.rows()]
+    ours, theirs = run.load_checkpoint("last").weights, again.load_checkpoint("last").weights
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_without_a_validation_split_the_last_checkpoint_is_kept(scenes, tmp_path):
+    choices = ("split.validation=0", "split.test=0.5", "train.epochs=2", "train.drop_last=true", "log.histograms=false")
+    kept = train(small_config(scenes, *choices), tmp_path / "run", quiet=True)
+    assert kept.load_checkpoint("best").epoch == 1
+    assert {row["split"] for row in kept.rows()} == {"train", "test"}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_pictures(scenes, tmp_path):
+    with pytest.raises(DivergedError, match="pictures"):
+        train(small_config(scenes, "optim.name=sgd", "optim.lr=1e30", "optim.warmup=0"), tmp_path / "run", quiet=True)
+
+
+def test_too_few_pictures_for_a_batch_say_what_to_do(scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"train\.batch_size"):
+        train(small_config(scenes, "train.batch_size=100", "train.drop_last=true"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+# -- TensorBoard ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def board(run):
+    """A TensorBoard server on loopback over the run's event files; ends with the module, or by itself after two minutes."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run.board_folder)]
+    command += ["--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
+    server = subprocess.Popen(
+        ["timeout", "120", *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        for line in server.stderr:
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            if address:
+                break
+        else:
+            pytest.fail("TensorBoard did not start")
+
+        def fetch(path):
+            with urllib.request.urlopen(f"{address[0]}/data/plugin/{path}", timeout=20) as answer:
+                body = answer.read()
+                body = gzip.decompress(body) if answer.headers.get("Content-Encoding") == "gzip" else body
+                return body if "json" not in answer.headers["Content-Type"] else json.loads(body)
+
+        deadline = time.monotonic() + 60
+        while "Log_loss" not in str(fetch("scalars/tags")) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        yield fetch
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
+
+
+@pytest.mark.parametrize("tag", ["Log_loss", "Accuracy", "MAe", "Micro_F1"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tensorboard_serves_the_posts_curves_at_the_right_steps(board, run, tag, split):
+    points = board(f"scalars/scalars?run={tag}%2F{split}&tag={tag}")
+    name = {"Log_loss": "log_loss", "Accuracy": "accuracy", "MAe": "mae", "Micro_F1": "micro_f1"}[tag]
+    rows = [row for row in run.rows() if row["split"] == split and "closing" not in row]
+    assert [step for _, step, _ in points] == list(range(EPOCHS))
+    assert [value for *_, value in points] == pytest.approx([row[f"anchor/{name}"] for row in rows], rel=1e-6)
+
+
+def test_tensorboard_serves_histograms_pictures_rate_and_graph(board):
+    histograms = board("histograms/tags")["."]
+    assert {"features.conv31.weight", "class_predict.0.bias"} <= histograms.keys()
+    assert [h[1] for h in board("histograms/histograms?run=.&tag=features.conv31.weight")] == list(range(EPOCHS))
+    images = board("images/images?run=.&tag=Detections&sample=0")
+    assert [image["step"] for image in images] == list(range(EPOCHS))
+    drawn = Image.open(io.BytesIO(board(f"images/individualImage?{images[-1]['query']}")))
+    assert drawn.width > 900
+    assert len(board("scalars/scalars?run=Learning_rate%2Ftrain&tag=Learning_rate")) == EPOCHS
+    graph = board("graphs/graph?run=.")
+    assert b"conv" in graph and graph.count(b"node {") > 50
+
+
+# -- prediction ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_detector_finds_the_same_as_evaluation_drew_on(run, scenes):
+    files = find_pictures([scenes / "images"])
+    assert len(files) == 48
+    results = list(Detector.load(run.folder).detect(files, threshold=0.05))
+    assert [result.file for result in results] == [str(file) for file in files]
+    for result in results:
+        assert result.failure is None and (result.width, result.height) == (160, 120)
+        for found in result.detections:
+            assert found.name == run.class_names[found.label] and found.score >= 0.05
+            assert 0 <= found.box.left < found.box.right <= 160 and 0 <= found.box.top < found.box.bottom <= 120
+    assert any(result.detections for result in results)
+
+
+def test_a_broken_picture_is_a_failure_and_holds_nobody_up(run, scenes, tmp_path):
+    good = find_pictures([scenes / "images"])[:2]
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "empty.png").touch()
+    files = [good[0], tmp_path / "bad.jpg", tmp_path / "empty.png", good[1]]
+    detector = Detector.load(run.folder)
+    results = list(detector.detect(files, 0.1))
+    assert [result.failure is None for result in results] == [True, False, False, True]
+    assert results[0].detections == next(detector.detect(good[:1], 0.1)).detections
+    assert all(result.failure for result in detector.detect(files[1:3])), "a batch of failures alone"
+
+
+def test_nothing_found_is_an_empty_tuple(run, scenes):
+    results = list(Detector.load(run.folder).detect(find_pictures([scenes / "images"])[:3], threshold=1.0))
+    assert [result.detections for result in results] == [(), (), ()]
+
+
+def test_pictures_are_found_in_folders_whatever_the_case_of_their_extension(tmp_path):
+    for name in ("b.JPG", "a.jpg", "deep/er/c.Png", "notes.txt", "clip.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    found = find_pictures([tmp_path, tmp_path / "a.jpg", tmp_path / "notes.txt"])
+    assert [str(file.relative_to(tmp_path)) for file in found] == ["a.jpg", "b.JPG", "deep/er/c.Png", "notes.txt"]
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        find_pictures([tmp_path / "absent.jpg"])
