@@ -1,6 +1,7 @@
 """What may the outside world use?
 
-These names; each is imported when it is first asked for, so that `import ena24ssd` costs nothing and needs no framework.
+These names; each is imported when it is first asked for, so that `import ena24ssd` costs nothing and needs no
+framework.
 """
 
 from __future__ import annotations

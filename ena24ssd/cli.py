@@ -90,6 +90,8 @@ def _synth(choice: argparse.Namespace) -> int:
         cameras=choice.cameras,
         size=(int(width), int(height)),
         blank_share=choice.blanks,
+        burst=choice.burst,
+        close=choice.close,
         seed=choice.seed,
         progress=lambda jobs: tqdm(jobs, "drawing", leave=False),
     )
@@ -191,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("--cameras", type=int, default=20, help="places they were taken at (%(default)s)")
     door.add_argument("--size", default="640x480", help="pixels, WIDTHxHEIGHT (%(default)s)")
     door.add_argument("--blanks", type=float, default=0.15, help="share of pictures without an animal (%(default)s)")
+    door.add_argument("--burst", type=int, help="pictures a trigger takes (default: 2 to 4, as set on each camera)")
+    door.add_argument("--close", type=float, default=0.0, help="how near the animals come, 0 to 1 (%(default)s)")
     door.add_argument("--seed", type=int, default=0)
 
     door = add("train", _train, "Train a detector into a new run folder.")

@@ -72,8 +72,8 @@ class Engine(Protocol):
     def detect(self, images: np.ndarray) -> np.ndarray:
         """Forward, softmax, decode, NMS.
 
-        ``images`` (B, S, S, 3) uint8. Returns (B, K, 6) float32 rows ``[label, score, left, top, right, bottom]`` in unit
-        corners, best first; rows with label -1 are padding.
+        ``images`` (B, S, S, 3) uint8. Returns (B, K, 6) float32 rows ``[label, score, left, top, right, bottom]``
+        in unit corners, best first; rows with label -1 are padding.
         """
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -104,7 +104,9 @@ def draw_sheet(
     engine: Engine, dataset: CameraTrapDataset, examples: Examples, config: RunConfig, count: int, width: int = 480
 ) -> Pillow.Image:
     """Some pictures of a split, evenly spread, with the truth in white dashes and the detections in colour."""
-    chosen = np.array(sorted({round(i * (len(examples) - 1) / max(count - 1, 1)) for i in range(min(count, len(examples)))}))
+    chosen = np.array(
+        sorted({round(i * (len(examples) - 1) / max(count - 1, 1)) for i in range(min(count, len(examples)))})
+    )
     rows = engine.detect(examples.take(chosen).images)
     drawn, captions = [], []
     for position, found in zip(chosen, rows):

@@ -149,7 +149,7 @@ def average_precision(scores: np.ndarray, right: np.ndarray, boxes: float) -> fl
 def _match(
     truth: Sequence[LabelledBox], detections: Sequence[Detection], overlap: float
 ) -> tuple[list[float], list[bool]]:
-    """For detections of one picture, best scored first: IoU with the nearest box of the species, and whether it is right."""
+    """For one picture's detections, best scored first: IoU with the nearest box of the species, and if it is right."""
     taken: set[int] = set()
     best, right = [], []
     for detection in detections:

@@ -33,8 +33,8 @@ class Square(NamedTuple):
 def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None, least: int = 0) -> Pillow.Image:
     """Decode a file to an RGB picture.
 
-    The EXIF orientation is applied, except where the file as stored has exactly ``stored_size`` (width, height; what the
-    annotations say) and the oriented one has not: then the boxes refer to the stored picture.
+    The EXIF orientation is applied, except where the file as stored has exactly ``stored_size`` (width, height; what
+    the annotations say) and the oriented one has not: then the boxes refer to the stored picture.
 
     ``least``: side in pixels below which detail is of no use; JPEGs are then decoded at 1/2, 1/4 or 1/8 as far as both
     sides stay at least twice as long. The picture's ``info["full_size"]`` always holds the oriented full size.
@@ -74,7 +74,7 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
 
 
 def squash(picture: Pillow.Image, side: int) -> np.ndarray:
-    """The whole picture resized to (side, side, 3) uint8 with antialiasing; the aspect ratio is not kept (the post's way)."""
+    """The whole picture resized to (side, side, 3) uint8 with antialiasing; the aspect is not kept (the post's way)."""
     return np.asarray(picture.resize((side, side), Pillow.Resampling.BILINEAR))
 
 

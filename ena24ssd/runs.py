@@ -87,14 +87,15 @@ class Run:
         replace_file(self.checkpoint_file(name), safetensors.numpy.save(arrays, metadata=notes))
 
     def load_checkpoint(self, name: CheckpointName = "best") -> Checkpoint:
-        """Read a checkpoint; nothing in it is executed. Raises RunError where it is missing, damaged or another model's."""
+        """Read a checkpoint; nothing in it is executed. Raises RunError if missing, damaged or of another run."""
         path = self.checkpoint_file(name)
         if not path.exists():
             raise RunError(f"{path}: there is no such checkpoint; did the run finish its first epoch?")
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 notes = file.metadata() or {}
-                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+                names = file.keys()  # the file is no mapping: it cannot be iterated itself
+                weights = {name: file.get_tensor(name) for name in names}
         except safetensors.SafetensorError as fault:
             raise RunError(f"{path}: not a whole safetensors file ({fault}); copy it anew or train again") from fault
         if json.loads(notes.get("classes", "[]")) != list(self.class_names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ena24ssd.config import OptimConfig
 
@@ -15,7 +16,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int, epoch_losses: Sequ
     plateau: divided by ``plateau_factor`` once for every epoch whose loss was not below the one before.
     """
     if config.schedule == "plateau":
-        stalls = sum(later >= earlier for earlier, later in zip(epoch_losses, epoch_losses[1:]))
+        stalls = sum(later >= earlier for earlier, later in pairwise(epoch_losses))
         return config.lr / config.plateau_factor**stalls
     rising = math.ceil(config.warmup * steps)
     if step < rising:

@@ -103,4 +103,6 @@ def _without(source: Source, species: tuple[str, ...]) -> Source:
         return Source(dataset, None)
     kept = {image.id for image in dataset.images}
     sides = (source.split.train, source.split.validation, source.split.test)
-    return Source(dataset, replace(source.split, **dict(zip(SPLIT_FILES, (tuple(i for i in s if i in kept) for s in sides)))))
+    return Source(
+        dataset, replace(source.split, **dict(zip(SPLIT_FILES, (tuple(i for i in s if i in kept) for s in sides))))
+    )

@@ -45,6 +45,7 @@ from ena24ssd.scenery import BIOMES, Biome, Place, paint_place
 SPECIES: tuple[str, ...] = tuple(species.name for species in ALL_SPECIES)
 SERIAL_UP_TO = 50  # pictures; for so few, starting processes costs more than it saves
 RECIPE = 1  # raised whenever the same request would give other pictures
+NEAREST = 0.92  # of the way from the horizon to the lower edge; nearer, the info strip hides the feet
 SKETCH = 64  # the height of a picture in which placements are tried
 TURKEY = SPECIES.index("Wild Turkey")
 
@@ -83,31 +84,34 @@ class Scene(NamedTuple):
 # -- planning ----------------------------------------------------------------------------------------------------------
 
 
-def plan_shots(images: int, cameras: int, blank_share: float, seed: int) -> list[Shot]:
+def plan_shots(images: int, cameras: int, blank_share: float, seed: int, burst: int | None = None) -> list[Shot]:
     """When each camera fires and which pictures are blank: ``images`` shots, by camera, then by time.
 
     Exactly ``round(images * blank_share)`` are blank: up to two thirds of them as whole bursts (wind, sun), the rest at
     the end of a burst, when the animal has left.
     """
-    bursts: list[list[Shot]] = []
+    planned: list[list[Shot]] = []
     for camera in range(cameras):
         rng = np.random.default_rng([seed, camera])
         left = images // cameras + (camera < images % cameras)
-        setting = int(rng.choice([3, 3, 3, 4, 2]))  # pictures a trigger, as set on this camera
+        own = int(rng.choice([3, 3, 3, 4, 2]))  # pictures a trigger, as set on this camera
+        setting = burst or own
         lengths = [setting] * (left // setting) + ([left % setting] if left % setting else [])
         month = datetime(2015 + seed % 9, int(rng.choice(biome_of(camera, seed).months)), 1)
         starts = sorted(trigger_time(month, rng) for _ in lengths)
-        for burst, (start, frames) in enumerate(zip(starts, lengths)):
-            start += timedelta(minutes=burst)  # so that no two bursts meet
-            bursts.append([Shot(camera, burst, k, frames, start + timedelta(seconds=k), False) for k in range(frames)])
+        for number, (start, frames) in enumerate(zip(starts, lengths)):
+            start += timedelta(minutes=number)  # so that no two bursts meet
+            planned.append(
+                [Shot(camera, number, k, frames, start + timedelta(seconds=k), False) for k in range(frames)]
+            )
     rng = np.random.default_rng([seed, cameras, images])
     wanted, blanks = round(images * blank_share), set()
-    bursts_left = [bursts[k] for k in rng.permutation(len(bursts))]
+    bursts_left = [planned[k] for k in rng.permutation(len(planned))]
     while bursts_left and len(blanks) + len(bursts_left[-1]) <= 0.67 * wanted:
         blanks.update(bursts_left.pop())
     last_first = sorted(chain.from_iterable(bursts_left), key=lambda shot: shot.frames - shot.frame)
     blanks.update(last_first[: wanted - len(blanks)])
-    return [shot._replace(blank=shot in blanks) for shot in chain.from_iterable(bursts)]
+    return [shot._replace(blank=shot in blanks) for shot in chain.from_iterable(planned)]
 
 
 def trigger_time(month: datetime, rng: np.random.Generator) -> datetime:
@@ -127,14 +131,16 @@ def place_of(camera: int, seed: int, size: tuple[int, int]) -> Place:
     return paint_place([seed, camera, 1], size, biome_of(camera, seed))
 
 
-def cast_animals(place: Place, rng: np.random.Generator, frames: int, species: Sequence[int]) -> list[Walker]:
+def cast_animals(
+    place: Place, rng: np.random.Generator, frames: int, species: Sequence[int], close: float = 0.0
+) -> list[Walker]:
     """Choose who walks where, so that in every frame enough of everybody can be seen. The first always finds room."""
     walkers: list[Walker] = []
     for label in species:
         veiled = rng.random() < 0.35  # to stand partly behind something, or partly out of the picture
         best: tuple[float, Walker] | None = None
         for attempt in range(14):
-            walker = propose_walk(label, place, rng, frames, veiled)
+            walker = propose_walk(label, place, rng, frames, veiled, close)
             if any(overlap(walker, other, frame, place) > 0.2 for other in walkers for frame in range(frames)):
                 continue
             sketches = {p: sprite_of(walker, walker.postures.index(p), place, SKETCH) for p in set(walker.postures)}
@@ -152,13 +158,16 @@ def cast_animals(place: Place, rng: np.random.Generator, frames: int, species: S
     return walkers
 
 
-def propose_walk(label: int, place: Place, rng: np.random.Generator, frames: int, veiled: bool) -> Walker:
+def propose_walk(
+    label: int, place: Place, rng: np.random.Generator, frames: int, veiled: bool, close: float = 0.0
+) -> Walker:
     """Anywhere in the picture, not too far off to be told apart, the middle of the walk inside the frame."""
     kind = ALL_SPECIES[label]
     posture = str(rng.choice(kind.postures))
     moving = posture in kind.moving
     faces_left = bool(rng.random() < 0.5)
     near = 0.26 + 0.62 * rng.random() ** 1.2 if kind.size < 0.5 else 0.18 + 0.56 * rng.random() ** 1.2
+    near += close * (NEAREST - near)
     pace = near * (rng.uniform(0.06, 0.18) if moving else rng.uniform(0, 0.01))
     speed = -pace if faces_left else pace
     margin = 0.0 if veiled else 0.25 * kind.size
@@ -208,14 +217,16 @@ def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite) -> flo
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def shoot(shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...] | None = None) -> Scene:
+def shoot(
+    shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...] | None = None, close: float = 0.0
+) -> Scene:
     """Draw the picture of a shot. All frames of a burst share their cast, light and place, so they differ little."""
     place = place_of(shot.camera, seed, size)
     burst = np.random.default_rng([seed, shot.camera, shot.burst])
     light = light_at(shot.taken_at, place, burst)
     if species is None:
         species = choose_species(shot, seed, burst, night=light.infrared)
-    walkers = () if shot.blank else cast_of(shot.camera, shot.burst, shot.frames, species, seed, size)
+    walkers = () if shot.blank else cast_of(shot.camera, shot.burst, shot.frames, species, seed, size, close)
     rng = np.random.default_rng([seed, shot.camera, shot.burst, shot.frame])
     staged = stage(place, walkers, shot.frame)
     picture = develop(expose(place, staged, light, rng), light, rng, place)
@@ -229,11 +240,11 @@ def shoot(shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...]
 
 @lru_cache(maxsize=4)
 def cast_of(
-    camera: int, burst: int, frames: int, species: tuple[int, ...], seed: int, size: tuple[int, int]
+    camera: int, burst: int, frames: int, species: tuple[int, ...], seed: int, size: tuple[int, int], close: float
 ) -> tuple[Walker, ...]:
     """The animals of a burst; kept because its frames are drawn one after another."""
     rng = np.random.default_rng([seed, camera, burst, 99])
-    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species))
+    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species, close))
 
 
 def choose_species(shot: Shot, seed: int, rng: np.random.Generator, night: bool) -> tuple[int, ...]:
@@ -286,7 +297,9 @@ def check_size(size: tuple[int, int]) -> None:
         raise ValueError(f"size is {size!r}; it must be (width, height), 48 to 4096 pixels each. Try (640, 480)")
 
 
-def check_request(images: int, cameras: int, size: tuple[int, int], blank_share: float, seed: int) -> None:
+def check_request(
+    images: int, cameras: int, size: tuple[int, int], blank_share: float, burst: int | None, close: float, seed: int
+) -> None:
     """Raise ValueError for a data set that cannot be drawn."""
     check_size(size)
     if images < 1:
@@ -295,15 +308,21 @@ def check_request(images: int, cameras: int, size: tuple[int, int], blank_share:
         raise ValueError(f"cameras is {cameras}; there must be 1 to {images}, as many as pictures. Ask for fewer")
     if not 0 <= blank_share <= 1:
         raise ValueError(f"blank_share is {blank_share}; a share of the pictures lies from 0 to 1. Try 0.15")
+    if burst is not None and burst < 1:
+        raise ValueError(f"burst is {burst}; a trigger takes at least 1 picture. Try 3")
+    if not 0 <= close <= 1:
+        raise ValueError(f"close is {close}; it goes from 0, anywhere, to 1, right at the camera. Try 0.5")
     if seed < 0:
         raise ValueError(f"seed is {seed}; seeds are not negative. Try 0")
 
 
-def write_camera(folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int]) -> list[list[LabelledBox]]:
+def write_camera(
+    folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int], close: float
+) -> list[list[LabelledBox]]:
     """Draw and save the pictures of one camera; returns their boxes, picture by picture."""
     boxes = []
     for shot in shots:
-        scene = shoot(shot, seed, size)
+        scene = shoot(shot, seed, size, close=close)
         path = folder / shot.location / f"{shot.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         scene.picture.save(path, quality=88)
@@ -318,22 +337,25 @@ def write_dataset(
     cameras: int = 20,
     size: tuple[int, int] = (640, 480),
     blank_share: float = 0.15,
+    burst: int | None = None,
+    close: float = 0.0,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Path:
     """Write a drawn camera-trap data set: ``folder/scenes.json`` and ``folder/images/<camera>/<name>.jpg``.
 
     Parameters: exactly ``images`` pictures of ``size`` (width, height) pixels from ``cameras`` fixed places, of which
-    the share ``blank_share`` shows no animal; ``progress`` wraps the list of pictures while it is worked off, as
-    `tqdm.tqdm` does. The same request gives the same bytes, on one process or many. (More than 50 pictures are drawn by
-    several processes; where these are spawned, a script needs its ``if __name__ == "__main__"``.) Returns the path of
-    the json, in COCO Camera Traps format with file names relative to ``folder/images``. It is written last: where it
-    stands, the pictures are complete.
+    the share ``blank_share`` shows no animal; ``burst`` pictures a trigger (left out: each camera's own setting, 2 to
+    4); ``close`` draws the animals nearer to the camera, from 0 (anywhere) to 1 (as near as can be); ``progress`` wraps
+    the list of pictures while it is worked off, as `tqdm.tqdm` does. The same request gives the same bytes, on one
+    process or many. (More than 50 pictures are drawn by several processes; where these are spawned, a script needs its
+    ``if __name__ == "__main__"``.) Returns the path of the json, in COCO Camera Traps format with file names relative
+    to ``folder/images``. It is written last: where it stands, the pictures are complete.
 
     A folder that holds the same request already is left as it is. Raises FileExistsError for one that holds another,
     ValueError for a request out of range.
     """
-    check_request(images, cameras, size, blank_share, seed)
+    check_request(images, cameras, size, blank_share, burst, close, seed)
     folder = Path(folder)
     target = folder / "scenes.json"
     request = {
@@ -342,6 +364,8 @@ def write_dataset(
         "cameras": int(cameras),
         "size": [int(side) for side in size],
         "blank_share": float(blank_share),
+        "burst": burst,
+        "close": float(close),
         "seed": int(seed),
     }
     if target.exists():
@@ -352,9 +376,9 @@ def write_dataset(
             f"{target}: a data set is written once, and this folder holds another one, {present}; asked for was "
             f"{request}. Choose another folder, or delete this one"
         )
-    shots = plan_shots(images, cameras, blank_share, seed)
+    shots = plan_shots(images, cameras, blank_share, seed, burst)
     by_camera = [[shot for shot in shots if shot.camera == camera] for camera in range(cameras)]
-    jobs = ([folder / "images"] * cameras, by_camera, [seed] * cameras, [tuple(size)] * cameras)
+    jobs = ([folder / "images"] * cameras, by_camera, [seed] * cameras, [tuple(size)] * cameras, [close] * cameras)
     steps = progress(shots) if progress else shots
     if images <= SERIAL_UP_TO or (os.cpu_count() or 1) == 1:
         boxes = take(steps, map(write_camera, *jobs))

@@ -31,7 +31,9 @@ def test_every_script_is_a_door_to_the_same_verb(verb):
     )
     assert script.returncode == command.returncode == 0
     # argparse names the command after the file that was started
-    assert script.stdout.replace(f"{verb}.py {verb}", f"ena24ssd {verb}") == command.stdout.replace("cli.py", "ena24ssd")
+    assert script.stdout.replace(f"{verb}.py {verb}", f"ena24ssd {verb}") == command.stdout.replace(
+        "cli.py", "ena24ssd"
+    )
 
 
 def test_check_tells_what_is_in_a_dataset(scenes, capsys):

@@ -69,7 +69,7 @@ def written(path: Path, *results: ImageDetections, names=NAMES, **options) -> di
 BIRD = Detection(0, "Bird", 0.5, Box(10.0, 5.0, 30.0, 25.0))
 
 
-# -- rows of an engine ------------------------------------------------------------------------------------------------
+# -- rows of an engine ----------------------------------------------------------------------------------------------
 
 
 def naive_detections(rows, names, width, height, threshold):
@@ -142,7 +142,7 @@ def test_hundreds_of_equal_scores_keep_the_order_of_their_rows():
     assert rows_to_detections(rows, NAMES, 100, 50, 0.5) == naive_detections(rows.tolist(), NAMES, 100, 50, 0.5)
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
+# -- the file -------------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -268,7 +268,7 @@ def test_the_folder_of_the_file_is_made(tmp_path):
     assert written(tmp_path / "new" / "r.json")["images"] == []
 
 
-# -- files of other tools ---------------------------------------------------------------------------------------------
+# -- files of other tools -------------------------------------------------------------------------------------------
 
 ANIMAL = {"category": "1", "conf": 0.926, "bbox": [0.1, 0.2, 0.3, 0.4]}
 

@@ -37,7 +37,7 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
     return (pixels(before) != pixels(after)).any(axis=-1)  # (H, W)
 
 
-# -- colours ----------------------------------------------------------------------------------------------------------
+# -- colours --------------------------------------------------------------------------------------------------------
 
 
 def contrast(first, second) -> float:
@@ -89,7 +89,7 @@ def test_the_first_24_colours_can_be_told_apart(sight):
     assert apart[~np.eye(len(PALETTE), dtype=bool)].min() > 16  # CIE76; about 2 is the smallest difference seen
 
 
-# -- boxes ------------------------------------------------------------------------------------------------------------
+# -- boxes ----------------------------------------------------------------------------------------------------------
 
 edge = st.one_of(st.floats(-50, 250), st.sampled_from([0.0, 1.0, 64.0, 1e30, -1e30, float("inf"), float("nan")]))
 any_box = st.builds(Box, edge, edge, edge, edge)
@@ -185,7 +185,7 @@ def test_an_unknown_style_is_refused():
         draw_boxes(blank(), [], style="dotted")
 
 
-# -- detections and truth ---------------------------------------------------------------------------------------------
+# -- detections and truth -------------------------------------------------------------------------------------------
 
 
 def test_detections_are_captioned_with_name_and_score():
@@ -225,7 +225,7 @@ def test_truth_is_white_and_dashed_on_dark_and_on_bright_ground():
         assert (top == (255, 255, 255)).all(axis=-1).any() and (top == (0, 0, 0)).all(axis=-1).any()
 
 
-# -- anchors ----------------------------------------------------------------------------------------------------------
+# -- anchors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_any_anchors_are_drawn_and_the_picture_is_left_alone(size, corners):
     assert picture.tobytes() == blank(*size).tobytes()
 
 
-# -- contact sheets ---------------------------------------------------------------------------------------------------
+# -- contact sheets -------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)

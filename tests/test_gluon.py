@@ -7,7 +7,6 @@ import pytest
 
 pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
 
-import ena24ssd.gluon  # noqa: F401, I001: settles MXNet's conditions before it is imported
 import mxnet
 from mxnet import autograd, gluon, np, npx
 
@@ -18,7 +17,7 @@ from ena24ssd.engine import EngineError, load_engine
 from ena24ssd.gluon.backbone import CustomConv
 from ena24ssd.gluon.devices import check_gpu, open_device
 from ena24ssd.gluon.losses import multibox_loss
-from ena24ssd.gluon.multibox import Targets, decode, match, mine
+from ena24ssd.gluon.multibox import decode, match, mine
 from ena24ssd.gluon.ssd import Ena24SSD
 
 BLOG = "configs/blog.yaml"
@@ -79,7 +78,9 @@ def test_anchors_reach_beyond_the_picture_and_sizes_are_sides(post_net):
     assert widths / heights == pytest.approx(RATIOS[1:], rel=1e-5)
 
 
-@pytest.mark.parametrize("side, width, classes, cells", [(200, 0.1, 1, 13), (128, 0.05, 6, 8), (160, 0.3, 2, 10), (97, 0.02, 3, 7)])
+@pytest.mark.parametrize(
+    "side, width, classes, cells", [(200, 0.1, 1, 13), (128, 0.05, 6, 8), (160, 0.3, 2, 10), (97, 0.02, 3, 7)]
+)
 def test_any_side_width_and_number_of_classes(side, width, classes, cells):
     net = Ena24SSD(classes, ModelConfig(width=width))
     net.initialize()
@@ -125,7 +126,7 @@ def test_hybridized_and_exported_nets_answer_exactly_as_the_eager_one(tmp_path):
         assert onp.abs(a - b).max() == 0 and onp.abs(a - c).max() == 0
 
 
-# -- matching and mining -----------------------------------------------------------------------------------------------
+# -- matching and mining --------------------------------------------------------------------------------------------
 
 ANCHORS = npx.multibox_prior(np.zeros((1, 1, 7, 7)), [0.2, 0.4, 0.6], [1, 2, 0.5])
 TRUTH = np.array(
@@ -153,9 +154,9 @@ def naive_match(anchors, truth, overlap):
     for a, b in enumerate(owner):
         if b < 0:
             continue
-        (l, t, r, bottom), box = anchors[a], truth[b, 1:]
-        w, h = r - l, bottom - t
-        centre = [(box[0] + box[2] - l - r) / 2 / w / 0.1, (box[1] + box[3] - t - bottom) / 2 / h / 0.1]
+        (left_edge, top, right, bottom), box = anchors[a], truth[b, 1:]
+        w, h = right - left_edge, bottom - top
+        centre = [(box[0] + box[2] - left_edge - right) / 2 / w / 0.1, (box[1] + box[3] - top - bottom) / 2 / h / 0.1]
         size = [onp.log((box[2] - box[0]) / w) / 0.2, onp.log((box[3] - box[1]) / h) / 0.2]
         classes[a], offsets[a] = truth[b, 0] + 1, centre + size
     return classes, offsets
@@ -207,7 +208,7 @@ def test_decoding_matched_offsets_gives_the_boxes_back():
     assert (rows[2][:, 0] == -1).all()
 
 
-# -- loss ----------------------------------------------------------------------------------------------------------------
+# -- loss -----------------------------------------------------------------------------------------------------------
 
 
 def numpy_loss(logits, offsets, targets, config: LossConfig) -> float:
@@ -298,7 +299,7 @@ def test_the_posts_own_weighting_explodes_on_a_blank_picture_and_ours_does_not()
     assert float(post) == pytest.approx(901 * float(ours), rel=1e-4)
 
 
-# -- engine --------------------------------------------------------------------------------------------------------------
+# -- engine ---------------------------------------------------------------------------------------------------------
 
 
 def small_engine(*overrides, classes=3):

@@ -37,7 +37,11 @@ def post_micro_f1(predicted: np.ndarray, true: np.ndarray, classes: int) -> floa
     tp = fp = fn = 0.0
     for i in range(1, classes + 1):
         p, t = predicted == i, true == i
-        tp, fp, fn = tp + float((p * t).sum()), fp + float(((true != i) * p).sum()), fn + float((t * (predicted != i)).sum())
+        tp, fp, fn = (
+            tp + float((p * t).sum()),
+            fp + float(((true != i) * p).sum()),
+            fn + float((t * (predicted != i)).sum()),
+        )
     precision = tp / (tp + fp) if tp + fp else 0
     recall = tp / (tp + fn) if tp + fn else 0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0
@@ -82,23 +86,36 @@ def seen(label, score, *corners):
     return Detection(label, str(label), score, box(*corners))
 
 
+HIT = seen(0, 0.9, 0, 0, 10, 10)
+
+
 @pytest.mark.parametrize(
     "truths, found, expected",
     [
-        ([TRUTH], [[seen(0, 0.9, 0, 0, 10, 10), seen(1, 0.8, 20, 20, 40, 40)]], dict(map50=1, precision=1, recall=1, mean_iou=1)),
-        ([TRUTH], [[]], dict(map50=0, precision=0, recall=0, mean_iou=0)),
-        ([[]], [[]], dict(map50=0, precision=0, recall=0)),
-        ([[]], [[seen(0, 0.9, 0, 0, 5, 5)]], dict(map50=0, precision=0, mean_iou=0, detections=1)),
-        ([TRUTH], [[seen(1, 0.9, 0, 0, 10, 10)]], dict(precision=0, recall=0, mean_iou=0)),
-        ([TRUTH], [[seen(0, 0.9, 0, 0, 10, 10), seen(0, 0.8, 0, 0, 10, 9)]], dict(precision=0.5, recall=0.5, map50=0.5, mean_iou=0.95)),
-        ([TRUTH], [[seen(0, 0.4, 0, 0, 10, 10)]], dict(precision=0, recall=0, map50=0.5, detections=0)),
-        ([TRUTH], [[seen(0, 0.9, 0, 0, 10, 4.9)]], dict(precision=0, mean_iou=0.49)),
+        ([TRUTH], [[HIT, seen(1, 0.8, 20, 20, 40, 40)]], {"map50": 1, "precision": 1, "recall": 1, "mean_iou": 1}),
+        ([TRUTH], [[]], {"map50": 0, "precision": 0, "recall": 0, "mean_iou": 0}),
+        ([[]], [[]], {"map50": 0, "precision": 0, "recall": 0}),
+        ([[]], [[seen(0, 0.9, 0, 0, 5, 5)]], {"map50": 0, "precision": 0, "mean_iou": 0, "detections": 1}),
+        ([TRUTH], [[seen(1, 0.9, 0, 0, 10, 10)]], {"precision": 0, "recall": 0, "mean_iou": 0}),
+        (
+            [TRUTH],
+            [[HIT, seen(0, 0.8, 0, 0, 10, 9)]],
+            {"precision": 0.5, "recall": 0.5, "map50": 0.5, "mean_iou": 0.95},
+        ),
+        ([TRUTH], [[seen(0, 0.4, 0, 0, 10, 10)]], {"precision": 0, "recall": 0, "map50": 0.5, "detections": 0}),
+        ([TRUTH], [[seen(0, 0.9, 0, 0, 10, 4.9)]], {"precision": 0, "mean_iou": 0.49}),
     ],
     ids=[
-        "both found", "nothing found", "a blank picture left alone", "a detection on a blank picture",
-        "the right place, the wrong species", "one animal found twice", "right but below the threshold", "a box too poor",
+        "both found",
+        "nothing found",
+        "a blank picture left alone",
+        "a detection on a blank picture",
+        "the right place, the wrong species",
+        "one animal found twice",
+        "right but below the threshold",
+        "a box too poor",
     ],
-)  # fmt: skip
+)
 def test_detections_are_judged_one_by_one(truths, found, expected):
     figures = detection_metrics(truths, found, 2, score=0.5)
     assert {name: figures[name] for name in expected} == pytest.approx(expected)

@@ -35,7 +35,7 @@ def test_every_public_name_is_there_and_explained(name):
 
 
 def test_the_verb_train_is_not_shadowed_by_a_module():
-    import ena24ssd.training  # noqa: F401
+    import ena24ssd.training
 
     assert callable(ena24ssd.train)
 

@@ -57,7 +57,13 @@ def test_sixteen_bit_pictures_keep_their_brightness(tmp_path):
 
 @pytest.mark.parametrize(
     "orientation, size, red",
-    [(1, (80, 40), "left"), (2, (80, 40), "right"), (3, (80, 40), "right"), (6, (40, 80), "top"), (8, (40, 80), "bottom")],
+    [
+        (1, (80, 40), "left"),
+        (2, (80, 40), "right"),
+        (3, (80, 40), "right"),
+        (6, (40, 80), "top"),
+        (8, (40, 80), "bottom"),
+    ],
 )
 def test_orientation_is_applied(tmp_path, orientation, size, red):
     exif = Image.Exif()

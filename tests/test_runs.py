@@ -55,7 +55,9 @@ def test_a_folder_without_a_part_is_no_run(run, missing):
         open_run(run.folder)
 
 
-@pytest.mark.parametrize("part, content", [("config.yaml", "optim: {rate: 1}"), ("classes.json", "{"), ("split.json", "[]")])
+@pytest.mark.parametrize(
+    "part, content", [("config.yaml", "optim: {rate: 1}"), ("classes.json", "{"), ("split.json", "[]")]
+)
 def test_a_damaged_part_is_named(run, part, content):
     (run.folder / part).write_text(content)
     with pytest.raises(RunError, match="not a usable run folder"):

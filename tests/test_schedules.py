@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from ena24ssd.config import OptimConfig
@@ -16,7 +18,7 @@ def rates(steps=100, losses=(), **choice):
 def test_cosine_rises_over_the_warm_up_and_falls_towards_zero():
     rate = rates(schedule="cosine", warmup=0.1)
     assert rate[0] == pytest.approx(0.01) and rate[9] == rate[10] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rate[10:], rate[11:])) and 0 < rate[-1] < 1e-4
+    assert all(a > b for a, b in pairwise(rate[10:])) and 0 < rate[-1] < 1e-4
     assert rate[55] == pytest.approx(0.05)
 
 

@@ -66,7 +66,9 @@ def test_labels_follow_names_where_the_files_number_them_differently(parted):
 
 def test_excluded_species_leave_both_dataset_and_split(parted):
     source = read_source(DataConfig(path=parted))
-    name = source.dataset.class_names[source.dataset.images[-1].boxes[0].label if source.dataset.images[-1].boxes else 0]
+    name = source.dataset.class_names[
+        source.dataset.images[-1].boxes[0].label if source.dataset.images[-1].boxes else 0
+    ]
     less = read_source(DataConfig(path=parted, exclude_species=(name,)))
     label = less.dataset.class_names.index(name)
     assert all(box.label != label for image in less.dataset.images for box in image.boxes)

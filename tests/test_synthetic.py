@@ -35,7 +35,7 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-# -- the same request, the same bytes ----------------------------------------------------------------------------------
+# -- the same request, the same bytes -------------------------------------------------------------------------------
 
 
 def test_several_processes_write_the_same_bytes_as_one(folder, tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_progress_sees_every_picture_once(tmp_path):
     assert len(set(seen)) == 3
 
 
-# -- the json ----------------------------------------------------------------------------------------------------------
+# -- the json -------------------------------------------------------------------------------------------------------
 
 
 def test_exactly_the_pictures_asked_for_are_there_and_have_the_size_they_claim(folder, described):
@@ -158,7 +158,7 @@ def test_bursts_are_whole_seconds_apart_and_from_one_camera(described):
     assert all(entry["file_name"].startswith(entry["location"] + "/") for entry in described["images"])
 
 
-# -- the plan ----------------------------------------------------------------------------------------------------------
+# -- the plan -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.15, 0.5, 1.0])
@@ -186,7 +186,7 @@ def test_a_camera_fires_one_burst_after_the_other():
         assert a.camera != b.camera or a.taken_at < b.taken_at
 
 
-# -- the pictures ------------------------------------------------------------------------------------------------------
+# -- the pictures ---------------------------------------------------------------------------------------------------
 
 
 def test_a_burst_is_nearly_the_same_picture_and_another_camera_another():
@@ -249,7 +249,7 @@ def test_an_empty_cast_makes_a_blank_picture():
     assert draw_scene(1, size=(64, 48), species=[])[1] == []
 
 
-# -- animals and places ------------------------------------------------------------------------------------------------
+# -- animals and places ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_the_strip_can_write_all_it_needs():
     assert np.asarray(set_text(" ", 19)).max() == 0 < np.asarray(set_text("1", 19)).max()
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

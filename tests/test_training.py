@@ -131,16 +131,20 @@ def test_too_few_pictures_for_a_batch_say_what_to_do(scenes, tmp_path):
     assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
-# -- TensorBoard ---------------------------------------------------------------------------------------------------------
+# -- TensorBoard ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def board(run):
-    """A TensorBoard server on loopback over the run's event files; ends with the module, or by itself after two minutes."""
+    """A TensorBoard server on loopback over the run's event files; ends by itself after two minutes at the latest."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run.board_folder)]
     command += ["--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
     server = subprocess.Popen(
-        ["timeout", "120", *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        ["timeout", "120", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     try:
         for line in server.stderr:
@@ -188,7 +192,7 @@ def test_tensorboard_serves_histograms_pictures_rate_and_graph(board):
     assert b"conv" in graph and graph.count(b"node {") > 50
 
 
-# -- prediction ----------------------------------------------------------------------------------------------------------
+# -- prediction -----------------------------------------------------------------------------------------------------
 
 
 def test_a_detector_finds_the_same_as_evaluation_drew_on(run, scenes):

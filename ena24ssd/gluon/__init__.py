@@ -1,8 +1,9 @@
 """What must be true before MXNet can be imported?
 
-MXNet 1.9.1 is the last release of an archived project. It needs NumPy below 1.24 and, for its CUDA builds, libraries that
-nobody else puts on its path. mxboard's generated protobuf modules do not load on any current protobuf. This package
-settles all of that once, before the first `import mxnet`, and switches MXNet to NumPy semantics, as the post does.
+MXNet 1.9.1 is the last release of an archived project. It needs NumPy below 1.24 and, for its CUDA builds, libraries
+that nobody else puts on its path. mxboard's generated protobuf modules do not load on any current protobuf. This
+package settles all of that once, before the first `import mxnet`, and switches MXNet to NumPy semantics, as the post
+does.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def _import_mxnet() -> None:
             "'apt-get install libgomp1 libquadmath0'; a CUDA build needs an NVIDIA driver and the 'gluon-cu112' extra."
         ) from fault
     mxnet.npx.set_np()
+    lend_mxboard_messages()
 
 
 _import_mxnet()

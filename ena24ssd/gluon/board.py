@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from mxboard import SummaryWriter
 from mxnet.gluon import HybridBlock
-
-from ena24ssd.gluon import lend_mxboard_messages
-
-lend_mxboard_messages()
-
-from mxboard import SummaryWriter  # noqa: E402: its protobuf modules must be in place first
 
 
 class MxBoard:

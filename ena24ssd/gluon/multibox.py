@@ -55,8 +55,8 @@ def decode(
 ) -> np.ndarray:
     """Softmax, offsets to corners, NMS.
 
-    Returns (B, K, 6) rows ``[label, score, left, top, right, bottom]`` in unit corners clipped to the picture, best first,
-    -1 padded; K is ``config.candidates`` or N, whichever is less.
+    Returns (B, K, 6) rows ``[label, score, left, top, right, bottom]`` in unit corners clipped to the picture,
+    best first, -1 padded; K is ``config.candidates`` or N, whichever is less.
     """
     scores = npx.softmax(class_logits, axis=-1).transpose(0, 2, 1)  # (B, C+1, N)
     rows = npx.multibox_detection(
