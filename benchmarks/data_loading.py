@@ -1,21 +1,19 @@
 """How long do an epoch's batches take: the post's loader, and the package's cache?
 
-The post decodes every file again in every epoch. The package decodes it once, keeps the resized bytes on disk, and slices
-batches from those. Both sides see the same files, batch size, order of magnitude of truth rows, and process; two
-figures each:
+The post decodes every file again in every epoch. The package decodes it once, keeps the resized bytes on disk, and
+slices batches from them. Same files, same batch size, one process, turn by turn; two figures for each side:
 
-* pixels: batches of (B, 200, 200, 3) bytes in main memory, with their truth;
-* floats: batches of (B, 3, 200, 200) normalised float32 on the device, with their truth there: what the network eats.
+* pixels: batches of (B, 200, 200, 3) bytes and their truth in main memory;
+* floats: batches of (B, 3, 200, 200) normalised float32 and their truth on the device, as the network eats them.
 
-The package's epoch lists every picture many times over, so that it is long enough to be timed; everything is read once
-before, so that no side waits for the disk.
+Files and cache were read just before, so that neither side waits for the disk. The package's epoch lists every picture
+many times over, to be long enough for a clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import re
@@ -23,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -39,15 +38,14 @@ from mxnet.gluon.data.vision import transforms
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.config import RunConfig, read_config
-from ena24ssd.data import cache_pictures, read_examples, shuffle_batches
+from ena24ssd.data import Batch, Examples, cache_pictures, read_examples, shuffle_batches
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.evaluation import max_boxes
 from ena24ssd.sources import read_source
 from ena24ssd.synthetic import write_dataset
 
 PRESET = Path(__file__).resolve().parents[1] / "configs" / "blog.yaml"
 LONGER = 40  # the package's epoch lists every picture this often
-SAME_PICTURE = 12  # mean difference in grey levels; OpenCV's resize does not antialias, Pillow's does
+SAME_PICTURE = 30  # grey levels between the two resizes (OpenCV's does not antialias); strangers differ by twice that
 
 
 # -- the post ----------------------------------------------------------------------------------------------------------
@@ -92,8 +90,8 @@ def only_resize(*sample):
 
 
 def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callable) -> mxnet.gluon.data.DataLoader:
-    rows = max_boxes(dataset, config)
-    annotations = [{"bbox": np.array(truth_rows(i.boxes, i.width, i.height, rows))} for i in dataset.images]
+    most = config.data.max_boxes
+    annotations = [{"bbox": np.array(truth_rows(i.boxes, i.width, i.height, most))} for i in dataset.images]
     names = [str(dataset.path(image)) for image in dataset.images]
     data = Ena24TrainDataset(range(len(names)), names, annotations, "")
     size = config.train.batch_size
@@ -103,13 +101,12 @@ def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callab
 # -- the package -------------------------------------------------------------------------------------------------------
 
 
-def package_batches(examples, config: RunConfig) -> Iterable:
-    """An epoch as `training.train` asks for it, without mirroring (as in the preset)."""
-    choice = {"drop_last": True, "flip": config.data.flip, "workers": config.data.workers}
-    return shuffle_batches(examples, config.train.batch_size, seed=0, epoch=1, **choice)
+def package_batches(examples: Examples, config: RunConfig) -> Iterable[Batch]:
+    """An epoch as `training.train` asks for it; the preset changes no picture, as the post does not."""
+    return shuffle_batches(examples, config.train.batch_size, config.data, seed=0, epoch=1, drop_last=True)
 
 
-def package_floats(batches: Iterable, engine: Engine, device: mxnet.Context) -> Iterable:
+def package_floats(batches: Iterable[Batch], engine: Engine, device: mxnet.Context) -> Iterable:
     """What `GluonEngine.train_step` does with a batch before the network sees it."""
     return ((engine._normalise(batch.images), np.array(batch.truth, ctx=device)) for batch in batches)
 
@@ -121,7 +118,8 @@ def draw_pictures(folder: Path, count: int) -> Path:
     """A drawn dataset of 1920x1080 JPEGs; drawn at a quarter of the side and enlarged, which is much quicker."""
     described = write_dataset(folder, images=count, cameras=4, size=(480, 270))
     content = json.loads(described.read_text())
-    grain = Pillow.effect_noise((1920, 1080), 12).convert("RGB")  # without it, too smooth to cost what a photograph does
+    # Without grain, enlarged pictures would be too smooth to cost what a photograph does.
+    grain = Pillow.effect_noise((1920, 1080), 12).convert("RGB")
     for image in content["images"]:
         path = folder / "images" / image["file_name"]
         with Pillow.open(path) as small:
@@ -143,7 +141,7 @@ def pictures_a_second(epoch: Callable[[], Iterable]) -> float:
 
 
 def check(dataset: CameraTrapDataset, config: RunConfig, pixels: numpy.ndarray, engine: Engine) -> float:
-    """The mean difference of the two sides' pixels in grey levels. Raises SystemExit where they are not the same job."""
+    """The mean difference of the two sides' pixels in grey levels. Raises SystemExit where their jobs differ."""
     differences = []
     for row, image in enumerate(dataset.images[:8]):
         decoded = mxnet.image.imread(str(dataset.path(image)))
@@ -164,8 +162,9 @@ def machine() -> str:
         found = None
     threads = os.environ.get("OMP_NUM_THREADS", "MXNet's choice of")
     return (
-        f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {threads} threads; Python "
-        f"{platform.python_version()}, NumPy {numpy.__version__}, Pillow {Pillow.__version__}, MXNet {mxnet.__version__}"
+        f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {threads} threads; "
+        f"Python {platform.python_version()}, NumPy {numpy.__version__}, Pillow {Pillow.__version__}, "
+        f"MXNet {mxnet.__version__}"
     )
 
 
@@ -186,5 +185,48 @@ def compare(choices: argparse.Namespace, room: Path) -> None:
     config = read_config(PRESET, [f"device={choices.device}", "model.width=0.001"])
     engine, device = load_engine(config, 23), open_device(choices.device)
     path = choices.data or draw_pictures(room / "drawn", choices.images)
-    source = read_source(config.data.model_copy(update={"path": path})).dataset
-    dataset = source.select([image.id for image in source.images][: choices.images])
+    dataset = read_source(config.data.model_copy(update={"path": path})).dataset
+    dataset = replace(dataset, images=dataset.images[: choices.images])
+    stored = sum(len(dataset.path(image).read_bytes()) for image in dataset.images)  # now in the page cache
+
+    start = time.perf_counter()
+    cache = cache_pictures(dataset, config.data.image_side, room / "cache")
+    building = time.perf_counter() - start
+    if cache.failures:
+        raise SystemExit(f"not every picture can be read: {cache.failures}")
+    difference = check(dataset, config, cache.pixels, engine)
+    examples, _ = read_examples(dataset, cache, [i.id for i in dataset.images] * LONGER, config.data.max_boxes)
+
+    resizing, whole = (post_loader(dataset, config, job) for job in (only_resize, custom_transformations(device)))
+    sides = {
+        "the post": {"pixels": lambda: resizing, "floats": lambda: whole},
+        "ena24ssd": {
+            "pixels": lambda: ((batch.images,) for batch in package_batches(examples, config)),
+            "floats": lambda: package_floats(package_batches(examples, config), engine, device),
+        },
+    }
+    rates = {(side, kind): [] for side, kinds in sides.items() for kind in kinds}
+    for turn in range(choices.repeats + 1):
+        for side, kind in rates:
+            rate = pictures_a_second(sides[side][kind])
+            if turn:  # the first warms up
+                rates[side, kind].append(rate)
+    median = {key: statistics.median(values) for key, values in rates.items()}
+
+    count, size = len(dataset.images), config.train.batch_size
+    table = PrettyTable(["pictures/s", *sides, "ena24ssd is faster", "cache pays after"], align="r")
+    table.align["pictures/s"] = "l"
+    for kind in ("pixels", "floats"):
+        theirs, ours = median["the post", kind], median["ena24ssd", kind]
+        saved = count / theirs - count / ours  # seconds an epoch
+        after = f"{building / saved:.2f} epochs" if saved > 0 else "never"
+        table.add_row([kind, f"{theirs:,.0f}", f"{ours:,.0f}", f"{ours / theirs:.1f} x", after])
+    kilobytes = stored / count / 1e3
+    print(f"Batches of {size}, {count} JPEGs of {kilobytes:.0f} kB on average; medians of {choices.repeats}.")
+    print(f"{table}\nbuilding the cache, once: {building:.2f} s, {count / building:.0f} pictures/s")
+    print(f"the two sides' pixels differ by {difference:.1f} of 255 grey levels on average (OpenCV's resize, Pillow's)")
+    print(machine())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -41,6 +41,12 @@ class DataConfig(Section):
     std: tuple[Positive, Positive, Positive] = Field((0.229, 0.224, 0.225), description="Then divided by this.")
     max_boxes: Count | None = Field(None, description="Truth rows a picture is padded to; null: the most any has.")
     flip: bool = Field(True, description="Mirror half of the training pictures, chosen anew every epoch.")
+    crop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description="Cut up to this share off a training picture's sides, where its animals stay in it."
+    )
+    light: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description="Change a training picture's brightness and contrast by up to this share."
+    )
     cache: Path | None = Field(None, description="Folder of the resized-picture cache; null: the user's cache folder.")
     workers: Annotated[int, Field(ge=0, le=64)] = Field(2, description="Threads that prepare batches ahead; 0: none.")
 
@@ -108,10 +114,10 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """How the weights move."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: Positive = Field(0.01, description="Learning rate (its peak, where the schedule changes it).")
+    name: Literal["adam", "sgd"] = Field("adam", description="The post uses sgd.")
+    lr: Positive = Field(0.002, description="Learning rate (its peak, where the schedule changes it).")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only; the post uses none.")
-    weight_decay: NotNegative = 5e-4
+    weight_decay: NotNegative = Field(1e-4, description="L2 penalty on every weight, added to its gradient.")
     schedule: Literal["constant", "cosine", "plateau"] = Field(
         "cosine",
         description="cosine: down to zero at the last step. plateau: divided by plateau_factor after an epoch whose "

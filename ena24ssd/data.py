@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import platformdirs
 
-from ena24ssd import augment
+from ena24ssd.augment import augment
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
+from ena24ssd.config import DataConfig
 from ena24ssd.pictures import PictureError, read_square
 
 CACHE_VERSION = 1  # of the pixels' meaning: raise it when pictures.read_square gives other pixels for the same file
@@ -115,21 +116,20 @@ def iterate_batches(
 
 
 def shuffle_batches(
-    examples: Examples, batch_size: int, *, seed: int, epoch: int, drop_last: bool, flip: bool, workers: int = 0
+    examples: Examples, batch_size: int, config: DataConfig, *, seed: int, epoch: int, drop_last: bool
 ) -> Iterator[Batch]:
-    """One epoch of training batches; order and mirroring depend on ``seed`` and ``epoch`` alone."""
+    """One epoch of training batches; order and augmentation depend on ``seed`` and ``epoch`` alone."""
     shuffled = np.random.default_rng((seed, epoch)).permutation(len(examples))
     orders = np.array_split(shuffled, np.arange(batch_size, len(examples), batch_size))
     orders = orders[: count_batches(len(examples), batch_size, drop_last)]
 
     def prepare(step: int) -> Batch:
         batch = examples.take(orders[step])
-        if not flip:
-            return batch
-        chosen = np.random.default_rng((seed, epoch, step)).random(len(batch.ids)) < 0.5
-        return Batch(*augment.flip(batch.images, batch.truth, chosen), batch.ids)
+        random = np.random.default_rng((seed, epoch, step))
+        changes = {"flip": config.flip, "crop": config.crop, "light": config.light}
+        return Batch(*augment(batch.images, batch.truth, random, **changes), batch.ids)
 
-    yield from _ahead([lambda step=step: prepare(step) for step in range(len(orders))], workers)
+    yield from _ahead([lambda step=step: prepare(step) for step in range(len(orders))], config.workers)
 
 
 def _ahead(jobs: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]:

@@ -150,17 +150,19 @@ def _match(
     truth: Sequence[LabelledBox], detections: Sequence[Detection], overlap: float
 ) -> tuple[list[float], list[bool]]:
     """For one picture's detections, best scored first: IoU with the nearest box of the species, and if it is right."""
+    if not truth or not detections:
+        return [0.0] * len(detections), [False] * len(detections)
+    overlaps = iou([detection.box for detection in detections], [box for _, box in truth])  # (D, T)
+    same = np.equal.outer([detection.label for detection in detections], [label for label, _ in truth])
+    overlaps = np.where(same, overlaps, 0.0)
+    nearest = np.argmax(overlaps, axis=1)
+    best = overlaps[np.arange(len(detections)), nearest].tolist()
     taken: set[int] = set()
-    best, right = [], []
-    for detection in detections:
-        mine = [i for i, (label, _) in enumerate(truth) if label == detection.label]
-        overlaps = iou([detection.box], [truth[i].box for i in mine])[0] if mine else np.zeros(0)
-        nearest = int(np.argmax(overlaps)) if mine else -1
-        best.append(float(overlaps[nearest]) if mine else 0.0)
-        hit = bool(mine) and overlaps[nearest] >= overlap and mine[nearest] not in taken
-        if hit:
-            taken.add(mine[nearest])
-        right.append(hit)
+    right = []
+    for value, box in zip(best, nearest.tolist()):
+        right.append(value >= overlap and box not in taken)
+        if right[-1]:
+            taken.add(box)
     return best, right
 
 

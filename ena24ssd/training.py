@@ -102,13 +102,7 @@ def _train_epoch(
     portion = config.train
     steps = count_batches(len(examples), portion.batch_size, portion.drop_last)
     batches = shuffle_batches(
-        examples,
-        portion.batch_size,
-        seed=config.seed,
-        epoch=epoch,
-        drop_last=portion.drop_last,
-        flip=config.data.flip,
-        workers=config.data.workers,
+        examples, portion.batch_size, config.data, seed=config.seed, epoch=epoch, drop_last=portion.drop_last
     )
     taken = epoch * steps
 

@@ -28,6 +28,8 @@ def test_every_preset_is_valid_and_survives_being_written(preset, tmp_path):
         ("data.image_side", 200),
         ("data.max_boxes", 8),
         ("data.flip", False),
+        ("data.crop", 0),
+        ("data.light", 0),
         ("data.mean", (0.485, 0.456, 0.406)),
         ("data.std", (0.229, 0.224, 0.225)),
         ("split.kind", "listing"),

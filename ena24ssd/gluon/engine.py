@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mxnet
 import numpy
-from mxnet import autograd, gluon, np
+from mxnet import autograd, gluon, np, npx
 
 from ena24ssd.config import RunConfig
 from ena24ssd.data import Batch
@@ -42,9 +42,8 @@ class GluonEngine:
         self.net = Ena24SSD(class_count, config.model)
         self.net.initialize(ctx=self._context)
         self.net.hybridize(static_alloc=True, static_shape=True)
-        data = config.data
-        self._mean, self._std = (np.array(v, ctx=self._context).reshape(1, 3, 1, 1) for v in (data.mean, data.std))
-        blank = numpy.zeros((1, data.image_side, data.image_side, 3), dtype=numpy.uint8)
+        side = config.data.image_side
+        blank = numpy.zeros((1, side, side, 3), dtype=numpy.uint8)
         self.net(self._normalise(blank))  # shapes become known: parameters get their values
         optim = config.optim
         options = {"learning_rate": optim.lr, "wd": optim.weight_decay}
@@ -109,8 +108,8 @@ class GluonEngine:
 
     def _normalise(self, images: numpy.ndarray) -> np.ndarray:
         """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 on the device; the bytes travel, not the floats."""
-        pixels = np.array(images, dtype="uint8", ctx=self._context).astype("float32").transpose(0, 3, 1, 2)
-        return (pixels / 255 - self._mean) / self._std
+        pixels = npx.image.to_tensor(np.array(images, dtype="uint8", ctx=self._context))
+        return npx.image.normalize(pixels, mean=self._config.data.mean, std=self._config.data.std)
 
     def _sums(self, logits, offsets, targets: Targets, class_loss, box_loss) -> np.ndarray:
         """The fields of AnchorSums in one vector, so that reading a step is one transfer."""
