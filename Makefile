@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,dev]'
 	touch $(READY)
 
-# The tested pins, resolved anew: every extra in one go, because installed one by one they drag NumPy to 2.x.
+# The tested pins, resolved anew (PYTHON=python3.10, so that they fit 3.11 too): every extra in one go, because installed one by one they drag NumPy to 2.x.
 pins:
 	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
 	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,dev]'

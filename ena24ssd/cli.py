@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prettytable import PrettyTable
@@ -24,8 +26,9 @@ from ena24ssd.detector import Detector, find_pictures
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
 from ena24ssd.evaluation import closing_split, evaluate
+from ena24ssd.files import replace_file
 from ena24ssd.pictures import read_picture
-from ena24ssd.runs import RunError, replace_file
+from ena24ssd.runs import RunError
 from ena24ssd.sources import read_source
 from ena24ssd.synthetic import write_dataset
 from ena24ssd.tables import figure_table, post_table
@@ -113,7 +116,8 @@ def _train(choice: argparse.Namespace) -> int:
     run = train(config, folder, quiet=choice.quiet)
     closing = [row for row in run.rows() if row.get("closing")]
     metrics = {row["split"]: row for row in closing}
-    print(f"checkpoint of epoch {closing[0]['epoch']}, chosen on validation:")
+    how = "the best on validation" if run.split.validation else "the last; there is no validation split"
+    print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
     print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
     print(figure_table(metrics))
     print(f"detections beside the truth: {run.sheet_file}")
@@ -134,44 +138,55 @@ def _evaluate(choice: argparse.Namespace) -> int:
     print(post_table({report.split: report.metrics}))
     print(figure_table({report.split: report.metrics}))
     if choice.json is not None:
-        replace_file(choice.json, json.dumps({"split": report.split, "epoch": report.epoch} | report.metrics).encode())
+        replace_file(choice.json, json.dumps({"split": report.split, "epoch": report.epoch} | report.metrics))
     return 0
 
 
 def _predict(choice: argparse.Namespace) -> int:
-    files = find_pictures(choice.paths)
+    files = [Path(os.path.abspath(file)) for file in find_pictures(choice.paths)]
+    root = common_folder(choice.paths)
     detector = Detector.load(choice.run, choice.checkpoint, device=choice.device)
-    folders = [Path(path) for path in choice.paths if Path(path).is_dir()]
-    root = folders[0] if len(choice.paths) == 1 and folders else None
-    results = []
     found = detector.detect(files, choice.threshold)
-    for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=choice.quiet):
-        results.append(result)
-        if choice.draw is not None and result.failure is None:
-            _draw_result(result, choice.draw, root)
+    counts, failed = Counter(), []
+
+    def results() -> Iterator[ImageDetections]:
+        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=choice.quiet):
+            counts.update(pictures=1, detections=len(result.detections))
+            if result.failure is not None:
+                failed.append(result)
+            elif choice.draw is not None:
+                _draw_result(result, choice.draw / Path(result.file).relative_to(root))
+            yield result
+
     choice.out.parent.mkdir(parents=True, exist_ok=True)
+    threshold = detector.threshold if choice.threshold is None else choice.threshold
     write_megadetector(
         choice.out,
-        results,
+        results(),
         detector.class_names,
         detector=f"ena24ssd {Path(choice.run).name}",
-        detector_metadata={"typical_detection_threshold": detector.threshold},
+        detector_metadata={"typical_detection_threshold": threshold},
         root=root,
     )
-    animals = sum(len(result.detections) for result in results)
-    failed = [result for result in results if result.failure is not None]
-    print(f"{len(results)} pictures, {animals} detections, {len(failed)} failed; wrote {choice.out}")
+    print(
+        f"{counts['pictures']} pictures, {counts['detections']} detections, {len(failed)} failed; wrote {choice.out} "
+        f"(file names below {root})"
+    )
     for result in failed:
         print(f"  {result.file}: {result.failure}")
     return 0
 
 
-def _draw_result(result: ImageDetections, folder: Path, root: Path | None) -> None:
-    source = Path(result.file)
-    inside = source.relative_to(root) if root else Path(source.name)
-    target = folder / inside.with_name(inside.name + ".jpg")
+def common_folder(paths: Sequence[Path | str]) -> Path:
+    """The deepest folder that holds all of the pictures and folders; file names in results start from it."""
+    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
+    return Path(os.path.commonpath(folders))
+
+
+def _draw_result(result: ImageDetections, target: Path) -> None:
+    target = target.with_name(target.name + ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draw.draw_detections(read_picture(source), result).save(target, quality=90)
+    draw.draw_detections(read_picture(result.file), result).save(target, quality=90)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from ena24ssd.boxes import Box
+from ena24ssd.files import replacing
 
 FORMAT_VERSION = "1.6"
 COORDINATE_DIGITS = 7  # 6 would move an edge of a 12,000 pixel picture by 0.006 px, a width by 0.012 px
@@ -121,17 +121,17 @@ def write_megadetector(
     if detector_metadata is not None:
         info["detector_metadata"] = dict(detector_metadata)
 
-    with _replacing(path) as file:
+    with replacing(path) as file:
         # json.dumps escapes all that is not ASCII: even a tool that guesses the encoding wrong reads the same names,
         # and so do names that are no valid UTF-8 on disk.
-        file.write(f'{{"detection_categories": {json.dumps(categories)},\n"images": [')
+        file.write(f'{{"detection_categories": {json.dumps(categories)},\n"images": ['.encode())
         separator = "\n"
         for image in results:
-            file.write(separator + json.dumps(_to_entry(image, class_names, root), allow_nan=False))
+            file.write((separator + json.dumps(_to_entry(image, class_names, root), allow_nan=False)).encode())
             separator = ",\n"
         # Only now is the time of completion known, so info comes last.
         info["detection_completion_time"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f'\n],\n"info": {json.dumps(info, allow_nan=False)}}}\n')
+        file.write(f'\n],\n"info": {json.dumps(info, allow_nan=False)}}}\n'.encode())
 
 
 def read_megadetector(
@@ -252,18 +252,3 @@ def _from_entry(
         box = Box(x * width, y * height, (x + w) * width, (y + h) * height)
         detections.append(Detection(label, class_names[label], score, box))
     return ImageDetections(file, width, height, tuple(detections))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` once it is whole; until then ``path`` is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ import safetensors
 import safetensors.numpy
 
 from ena24ssd.config import RunConfig, dump_config, read_config
+from ena24ssd.files import replace_file
 from ena24ssd.splits import Split
 
 CheckpointName = Literal["best", "last"]
@@ -109,9 +108,9 @@ def create_run(folder: Path, config: RunConfig, class_names: tuple[str, ...], sp
     if (folder / "config.yaml").exists():
         raise RunError(f"{folder}: already holds a run; name another folder with --out, or move this one away")
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "classes.json", json.dumps(class_names, indent=1, ensure_ascii=False).encode())
-    replace_file(folder / "split.json", json.dumps(split.to_json(), indent=1).encode())
-    replace_file(folder / "config.yaml", dump_config(config).encode())  # last: its presence makes the folder a run
+    replace_file(folder / "classes.json", json.dumps(class_names, indent=1, ensure_ascii=False))
+    replace_file(folder / "split.json", json.dumps(split.to_json(), indent=1))
+    replace_file(folder / "config.yaml", dump_config(config))  # last: its presence makes the folder a run
     return Run(folder, config, class_names, split)
 
 
@@ -126,18 +125,3 @@ def open_run(folder: Path | str) -> Run:
         raise RunError(f"{folder}: not a run folder ({Path(fault.filename).name} is missing)") from None
     except (OSError, ValueError, TypeError, KeyError) as fault:
         raise RunError(f"{folder}: not a usable run folder: {fault}") from fault
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` under ``path`` in one step: whole or not at all, even when the machine stops in between."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Problem, read
 from ena24ssd.config import DataConfig, SplitConfig
-from ena24ssd.splits import Split, split_images
+from ena24ssd.splits import SIDES, Split, split_images
 
 # The names a folder may give to the parts of a split it brings along.
 SPLIT_FILES = {
@@ -79,8 +79,13 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
                 "all files of a split must list the same species"
             )
         labels = [names.index(name) for name in part.class_names]
+        below = os.path.relpath(part.root, folder)
         moved = [
-            replace_image(image, f"{side}/{image.id}", str(part.root.relative_to(folder) / image.file_name), labels)
+            image._replace(
+                id=f"{side}/{image.id}",
+                file_name=os.path.join(below, image.file_name),
+                boxes=tuple(LabelledBox(labels[label], box) for label, box in image.boxes),
+            )
             for image in part.images
         ]
         images += moved
@@ -90,11 +95,6 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
     return Source(dataset, Split(sides["train"], sides.get("validation", ()), sides.get("test", ())))
 
 
-def replace_image(image, image_id: str, file_name: str, labels: Sequence[int]):
-    boxes = tuple(LabelledBox(labels[label], box) for label, box in image.boxes)
-    return image._replace(id=image_id, file_name=file_name, boxes=boxes)
-
-
 def _without(source: Source, species: tuple[str, ...]) -> Source:
     if not species:
         return source
@@ -102,7 +102,5 @@ def _without(source: Source, species: tuple[str, ...]) -> Source:
     if source.split is None:
         return Source(dataset, None)
     kept = {image.id for image in dataset.images}
-    sides = (source.split.train, source.split.validation, source.split.test)
-    return Source(
-        dataset, replace(source.split, **dict(zip(SPLIT_FILES, (tuple(i for i in s if i in kept) for s in sides))))
-    )
+    sides = source.split.to_json()
+    return Source(dataset, Split(*(tuple(key for key in sides[side] if key in kept) for side in SIDES)))

@@ -40,6 +40,7 @@ from ena24ssd.exposure import (
     stamp_strip,
 )
 from ena24ssd.fauna import ALL_SPECIES, Sprite
+from ena24ssd.files import replace_file
 from ena24ssd.scenery import BIOMES, Biome, Place, paint_place
 
 SPECIES: tuple[str, ...] = tuple(species.name for species in ALL_SPECIES)
@@ -386,9 +387,7 @@ def write_dataset(
         with ProcessPoolExecutor() as pool:
             boxes = take(steps, pool.map(write_camera, *jobs))
     content = describe(shots, boxes, size, request)
-    part = target.with_suffix(".json.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(part, target)
+    replace_file(target, json.dumps(content, indent=1))
     return target
 
 

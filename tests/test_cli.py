@@ -105,8 +105,27 @@ def test_the_whole_road_by_commands(scenes, tmp_path, capsys):
     results, names = read_megadetector(found / "results.json")
     assert [result.failure is None for result in results] == [True] * 4 + [False]
     assert names == tuple(json.loads((run / "classes.json").read_text()))
-    assert len(list((found / "drawn").glob("*.jpg"))) == 4
+    assert len(list((found / "drawn").rglob("*.jpg.jpg"))) == 4
 
     assert cli.main(["predict", str(run), str(scenes / "images"), "--quiet", "--out", str(found / "folder.json")]) == 0
     results, _ = read_megadetector(found / "folder.json")
-    assert len(results) == 48 and not any(Path(result.file).is_absolute() for result in results)
+    assert [result.file for result in results] == sorted(
+        path.relative_to(scenes / "images").as_posix() for path in scenes.glob("images/*/*.jpg")
+    )
+
+
+@pytest.mark.parametrize(
+    "paths, folder",
+    [
+        (["photos"], "photos"),
+        (["photos/a.jpg"], "photos"),
+        (["photos/one", "photos/two/b.jpg"], "photos"),
+        (["photos/one/a.jpg", "other"], "."),
+    ],
+    ids=["one folder", "one picture", "a folder and a picture beside it", "two places"],
+)
+def test_file_names_start_from_the_deepest_folder_that_holds_all(tmp_path, monkeypatch, paths, folder):
+    for name in ("photos/one", "photos/two", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.common_folder(paths) == tmp_path / folder

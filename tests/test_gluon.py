@@ -78,6 +78,26 @@ def test_anchors_reach_beyond_the_picture_and_sizes_are_sides(post_net):
     assert widths / heights == pytest.approx(RATIOS[1:], rel=1e-5)
 
 
+def test_a_forward_pass_costs_19_6_billion_multiply_adds(post_net):
+    outputs = {"conv31": 200, "conv51": 200, "conv71": 200, "conv11": 200, "conv32": 100, "conv33": 50, "conv34": 25}
+    cost = 0
+    for name, parameter in post_net[0]._collect_params_with_prefix().items():
+        if len(parameter.shape) == 4:  # a convolution's weights, used once for every output pixel
+            cost += outputs.get(name.split(".")[1], 13) ** 2 * parameter.data().size
+    assert cost == pytest.approx(19.6e9, rel=0.005)
+
+
+@pytest.mark.parametrize("side, overlapping", [(0.05, 0), (0.1, 0), (0.15, 0), (0.18, 0), (0.3, 1), (0.5, 1)])
+def test_an_animal_smaller_than_the_anchors_gets_one_forced_positive_and_no_more(post_net, side, overlapping):
+    anchors = post_net[1][0]
+    random = onp.random.default_rng(0)
+    for left, top in random.uniform(0, 1 - side, (20, 2)):
+        truth = np.array([[[4, left, top, left + side, top + side]]])
+        best = iou([truth[0, 0, 1:].asnumpy()], anchors[0].asnumpy()).max()
+        positives = int((match(anchors, truth, 0.5).anchor_classes > 0).sum())
+        assert (best > 0.5) == overlapping and (positives > 1 if overlapping else positives == 1)
+
+
 @pytest.mark.parametrize(
     "side, width, classes, cells", [(200, 0.1, 1, 13), (128, 0.05, 6, 8), (160, 0.3, 2, 10), (97, 0.02, 3, 7)]
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ena24ssd.config import RunConfig, read_config
-from ena24ssd.runs import Checkpoint, RunError, create_run, open_run, replace_file
+from ena24ssd.files import replace_file
+from ena24ssd.runs import Checkpoint, RunError, create_run, open_run
 from ena24ssd.splits import Split
 
 SPLIT = Split(("a", "b"), ("c",), ())

@@ -1,0 +1,32 @@
+"""How does a file appear whole or not at all?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of ``path`` once it is whole; until then, and after a failure, ``path`` is as
+    it was. Makes the folder where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Put ``content`` (text as UTF-8) under ``path`` in one step."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
