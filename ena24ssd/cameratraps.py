@@ -451,7 +451,7 @@ def _picture_folder(path: Path, images: list[Image]) -> Path:
         raise AnnotationError(
             f"{path.name}: none of its first {len(sample)} pictures (such as {_show(sample[0])}) is in any of "
             f"{', '.join(map(str, candidates))}; name the folder its file names start from as root, "
-            "or read the file without its pictures (check_files=False)"
+            "or read the json alone (check --no-pictures; check_files=False)"
         )
     return candidates[held.index(max(held))]
 

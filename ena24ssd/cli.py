@@ -19,7 +19,7 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from ena24ssd import draw
-from ena24ssd.cameratraps import RULES, AnnotationError
+from ena24ssd.cameratraps import RULES, AnnotationError, read
 from ena24ssd.config import ConfigError, DataConfig, read_config
 from ena24ssd.detections import ImageDetections, write_megadetector
 from ena24ssd.detector import Detector, find_pictures
@@ -58,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(choice: argparse.Namespace) -> int:
-    dataset = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures)).dataset
+    if choice.no_pictures:
+        dataset = read(choice.dataset, choice.pictures, check_files=False)
+    else:
+        dataset = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures)).dataset
     boxes = sum(len(image.boxes) for image in dataset.images)
     print(
         f"{dataset.name}: {len(dataset.images):,} usable pictures ({dataset.blanks:,} blank), {boxes:,} boxes, "
@@ -201,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     door = add("check", _check, "Read a dataset's json, and tell what is in it and what is wrong with it.")
     door.add_argument("dataset", type=Path, help="dataset folder, or its COCO Camera Traps json")
     door.add_argument("--pictures", type=Path, help="folder the json's file names are relative to")
+    door.add_argument("--no-pictures", action="store_true", help="look at the json file alone")
 
     door = add("synth", _synth, "Draw a synthetic camera-trap dataset.")
     door.add_argument("folder", type=Path)

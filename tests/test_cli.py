@@ -42,6 +42,14 @@ def test_check_tells_what_is_in_a_dataset(scenes, capsys):
     assert "48 usable pictures" in said and "no problems" in said
 
 
+def test_check_can_do_without_the_pictures(scenes, tmp_path, capsys):
+    (tmp_path / "alone.json").write_bytes((scenes / "scenes.json").read_bytes())
+    assert cli.main(["check", str(tmp_path / "alone.json")]) == 1
+    assert "--no-pictures" in capsys.readouterr().err
+    assert cli.main(["check", str(tmp_path / "alone.json"), "--no-pictures"]) == 0
+    assert "48 usable pictures" in capsys.readouterr().out
+
+
 def test_check_counts_problems_by_rule_and_its_exit_code_says_so(scenes, tmp_path, capsys):
     document = json.loads((scenes / "scenes.json").read_text())
     document["annotations"][0]["bbox"][2] = -3
