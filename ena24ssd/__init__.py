@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ena24ssd.cameratraps import read as read_dataset
     from ena24ssd.config import RunConfig, read_config
-    from ena24ssd.detector import Detector
+    from ena24ssd.detector import Detector, predict
     from ena24ssd.evaluation import evaluate
     from ena24ssd.runs import open_run
     from ena24ssd.synthetic import write_dataset
@@ -20,13 +20,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Detector", "RunConfig", "evaluate", "open_run", "read_config", "read_dataset", "train", "write_dataset"]
+__all__ = [
+    "Detector",
+    "RunConfig",
+    "evaluate",
+    "open_run",
+    "predict",
+    "read_config",
+    "read_dataset",
+    "train",
+    "write_dataset",
+]
 
 _HOMES = {
     "Detector": ("detector", "Detector"),
     "RunConfig": ("config", "RunConfig"),
     "evaluate": ("evaluation", "evaluate"),
     "open_run": ("runs", "open_run"),
+    "predict": ("detector", "predict"),
     "read_config": ("config", "read_config"),
     "read_dataset": ("cameratraps", "read"),
     "train": ("training", "train"),

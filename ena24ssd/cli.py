@@ -11,31 +11,26 @@ import json
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from ena24ssd import draw
-from ena24ssd.cameratraps import RULES, AnnotationError, read
-from ena24ssd.config import ConfigError, DataConfig, read_config
-from ena24ssd.detections import ImageDetections, write_megadetector
-from ena24ssd.detector import Detector, find_pictures
+from ena24ssd.cameratraps import RULES
+from ena24ssd.config import ConfigError, DataConfig, change_config, read_config
+from ena24ssd.detector import predict
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
 from ena24ssd.evaluation import closing_split, evaluate
 from ena24ssd.files import replace_file
-from ena24ssd.pictures import read_picture
-from ena24ssd.runs import RunError
 from ena24ssd.sources import read_source
 from ena24ssd.synthetic import write_dataset
 from ena24ssd.tables import figure_table, post_table
 from ena24ssd.training import train
 
-# What a user can mend; anything else is a fault of this package and keeps its traceback.
-MISTAKES = (ConfigError, AnnotationError, RunError, EngineError, DivergedError, OSError, ValueError)
+# What a user can mend. ENA24SSD_TRACEBACK=1 shows where it came from all the same.
+MISTAKES = (ValueError, OSError, EngineError, DivergedError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return choice.verb(choice)
     except MISTAKES as mistake:
+        if os.environ.get("ENA24SSD_TRACEBACK"):
+            raise
         print(f"ena24ssd: {mistake}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -58,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(choice: argparse.Namespace) -> int:
-    if choice.no_pictures:
-        dataset = read(choice.dataset, choice.pictures, check_files=False)
-    else:
-        dataset = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures)).dataset
+    place = DataConfig(path=choice.dataset, pictures=choice.pictures)
+    dataset = read_source(place, check_files=not choice.no_pictures).dataset
     boxes = sum(len(image.boxes) for image in dataset.images)
     print(
         f"{dataset.name}: {len(dataset.images):,} usable pictures ({dataset.blanks:,} blank), {boxes:,} boxes, "
@@ -110,9 +105,9 @@ def _train(choice: argparse.Namespace) -> int:
     files = [word for word in choice.choices if "=" not in word]
     if len(files) > 1:
         raise ConfigError(f"one config file at most, not {' and '.join(files)}; overrides are section.field=value")
-    if choice.data is not None:
-        overrides.append(f"data.path={json.dumps(str(Path(choice.data).resolve()))}")
     config = read_config(files[0] if files else None, overrides)
+    if choice.data is not None:
+        config = change_config(config, {"data.path": choice.data})
     name = Path(files[0]).stem if files else "default"
     folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}")
@@ -137,7 +132,8 @@ def _evaluate(choice: argparse.Namespace) -> int:
         sheet=choice.sheet,
         quiet=choice.quiet,
     )
-    print(f"{choice.run}: checkpoint of epoch {report.epoch} on the {report.split} split")
+    left_out = f", {report.unreadable} unreadable ones left out" if report.unreadable else ""
+    print(f"{choice.run}: checkpoint of epoch {report.epoch}, {report.pictures} {report.split} pictures{left_out}")
     print(post_table({report.split: report.metrics}))
     print(figure_table({report.split: report.metrics}))
     if choice.json is not None:
@@ -146,50 +142,21 @@ def _evaluate(choice: argparse.Namespace) -> int:
 
 
 def _predict(choice: argparse.Namespace) -> int:
-    files = [Path(os.path.abspath(file)) for file in find_pictures(choice.paths)]
-    root = common_folder(choice.paths)
-    detector = Detector.load(choice.run, choice.checkpoint, device=choice.device)
-    found = detector.detect(files, choice.threshold)
-    counts, failed = Counter(), []
-
-    def results() -> Iterator[ImageDetections]:
-        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=choice.quiet):
-            counts.update(pictures=1, detections=len(result.detections))
-            if result.failure is not None:
-                failed.append(result)
-            elif choice.draw is not None:
-                _draw_result(result, choice.draw / Path(result.file).relative_to(root))
-            yield result
-
-    choice.out.parent.mkdir(parents=True, exist_ok=True)
-    threshold = detector.threshold if choice.threshold is None else choice.threshold
-    write_megadetector(
+    done = predict(
+        choice.run,
+        choice.paths,
         choice.out,
-        results(),
-        detector.class_names,
-        detector=f"ena24ssd {Path(choice.run).name}",
-        detector_metadata={"typical_detection_threshold": threshold},
-        root=root,
+        draw_into=choice.draw,
+        threshold=choice.threshold,
+        checkpoint=choice.checkpoint,
+        device=choice.device,
+        quiet=choice.quiet,
     )
-    print(
-        f"{counts['pictures']} pictures, {counts['detections']} detections, {len(failed)} failed; wrote {choice.out} "
-        f"(file names below {root})"
-    )
-    for result in failed:
+    print(f"{done.pictures} pictures, {done.detections} detections, {len(done.failures)} failed; wrote {choice.out}")
+    print(f"file names in it start from {done.root}")
+    for result in done.failures:
         print(f"  {result.file}: {result.failure}")
     return 0
-
-
-def common_folder(paths: Sequence[Path | str]) -> Path:
-    """The deepest folder that holds all of the pictures and folders; file names in results start from it."""
-    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
-    return Path(os.path.commonpath(folders))
-
-
-def _draw_result(result: ImageDetections, target: Path) -> None:
-    target = target.with_name(target.name + ".jpg")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draw.draw_detections(read_picture(result.file), result).save(target, quality=90)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ The defaults are the sound choices. A quirk of the blog post is a named value of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,6 +141,7 @@ class EvaluationConfig(Section):
     score: Share = Field(0.5, description="Detections below this are not drawn, nor counted by precision and recall.")
     nms: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Two boxes of one species over this IoU are one.")
     class_agnostic_nms: bool = Field(False, description="Let a box suppress boxes of other species too.")
+    floor: Share = Field(0.01, description="Detections below this are not even looked at, by mAP neither.")
     candidates: Count = Field(200, description="Best-scored boxes a picture brings to NMS.")
 
 
@@ -205,6 +206,18 @@ def check_config(choices: dict[str, Any], source: str = "config") -> RunConfig:
             rule = "no such field" if error["type"] == "extra_forbidden" else error["msg"]
             mistakes.append(f"  {where}: {rule}{got}")
         raise ConfigError(f"{source}: {len(mistakes)} mistake(s)\n" + "\n".join(mistakes)) from None
+
+
+def change_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The config with some fields, named by dotted path, set anew; checked as a whole. Raises ConfigError."""
+    choices = config.model_dump()
+    for path, value in changes.items():
+        *sections, field = path.split(".")
+        place = choices
+        for section in sections:
+            place = place[section]
+        place[field] = value
+    return check_config(choices)
 
 
 def dump_config(config: RunConfig) -> str:

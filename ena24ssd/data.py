@@ -77,7 +77,7 @@ def cache_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{dataset.name}-{side}px-{_fingerprint(dataset, side)}"
     pixels_file, failures_file = folder / f"{name}.npy", folder / f"{name}.json"
-    if not pixels_file.exists():
+    if not pixels_file.exists() or _some_recovered(dataset, side, failures_file):
         _fill_cache(dataset, side, pixels_file, failures_file, progress)
     return Cache(np.load(pixels_file, mmap_mode="r"), json.loads(failures_file.read_text(encoding="utf-8")))
 
@@ -92,6 +92,11 @@ def read_examples(
     images = tuple(dataset.images[row] for row in rows)
     truth = np.full((len(images), max_boxes, 5), -1.0, dtype=np.float32)
     for block, image in zip(truth, images):
+        if len(image.boxes) > max_boxes:
+            raise ValueError(
+                f"{dataset.name}: image '{image.id}' has {len(image.boxes)} boxes, data.max_boxes is {max_boxes}; "
+                "raise it, or set it to null for as many as needed"
+            )
         block[:] = truth_rows(image.boxes, image.width, image.height, max_boxes)
     problems = tuple(
         Problem(image_id, "picture-unreadable", f"{cache.failures[image_id]}; the picture is left out")
@@ -106,12 +111,9 @@ def count_batches(examples: int, batch_size: int, drop_last: bool) -> int:
     return examples // batch_size if drop_last else -(-examples // batch_size)
 
 
-def iterate_batches(
-    examples: Examples, batch_size: int, *, drop_last: bool = False, workers: int = 0
-) -> Iterator[Batch]:
+def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
     """The examples in their order, in batches; the last one may be smaller. For measuring."""
     orders = np.array_split(np.arange(len(examples)), np.arange(batch_size, len(examples), batch_size))
-    orders = orders[: count_batches(len(examples), batch_size, drop_last)]
     yield from _ahead([lambda order=order: examples.take(order) for order in orders], workers)
 
 
@@ -125,7 +127,7 @@ def shuffle_batches(
 
     def prepare(step: int) -> Batch:
         batch = examples.take(orders[step])
-        random = np.random.default_rng((seed, epoch, step))
+        random = np.random.default_rng((seed, epoch, step + 1))  # (seed, epoch, 0) is (seed, epoch)
         changes = {"flip": config.flip, "crop": config.crop, "light": config.light}
         return Batch(*augment(batch.images, batch.truth, random, **changes), batch.ids)
 
@@ -163,6 +165,23 @@ def _fingerprint(dataset: CameraTrapDataset, side: int) -> str:
     return digest.hexdigest()[:16]
 
 
+def _decode(dataset: CameraTrapDataset, image: Image, side: int) -> np.ndarray:
+    return read_square(dataset.path(image), side, stored_size=(image.width, image.height)).pixels
+
+
+def _some_recovered(dataset: CameraTrapDataset, side: int, failures_file: Path) -> bool:
+    """Whether a picture that could not be read when the cache was made can be read now (a disk that was away, say)."""
+    failures = json.loads(failures_file.read_text(encoding="utf-8"))
+    for image in dataset.images:
+        if image.id in failures:
+            try:
+                _decode(dataset, image, side)
+            except PictureError:
+                continue
+            return True
+    return False
+
+
 def _fill_cache(
     dataset: CameraTrapDataset, side: int, pixels_file: Path, failures_file: Path, progress: Progress | None
 ) -> None:
@@ -173,10 +192,9 @@ def _fill_cache(
         def decode(row: int) -> tuple[str, str] | None:
             image = dataset.images[row]
             try:
-                square = read_square(dataset.path(image), side, stored_size=(image.width, image.height))
+                pixels[row] = _decode(dataset, image, side)
             except PictureError as failure:
                 return image.id, str(failure)
-            pixels[row] = square.pixels
             return None
 
         with ThreadPoolExecutor(

@@ -40,7 +40,8 @@ class Detection:
 class ImageDetections:
     """All that was found in one picture.
 
-    ``file`` names the picture relative to the folder that was searched; ``width`` and ``height`` are its pixels.
+    ``file`` names the picture as the caller did, or relative to the folder of a results file; ``width`` and ``height``
+    are its pixels.
     A picture without animals has no ``detections`` and no ``failure``. A picture that could not be read has its reason
     in ``failure``, and neither a size nor detections.
     """

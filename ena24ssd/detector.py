@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from ena24ssd.config import RunConfig
-from ena24ssd.detections import ImageDetections, rows_to_detections
+from ena24ssd import draw
+from ena24ssd.config import RunConfig, change_config
+from ena24ssd.detections import ImageDetections, rows_to_detections, write_megadetector
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_square
+from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_picture, read_square
 from ena24ssd.runs import CheckpointName, open_run
 
 
@@ -33,7 +36,7 @@ class Detector:
     def load(cls, folder: Path | str, checkpoint: CheckpointName = "best", *, device: str | None = None) -> Detector:
         """From a run folder. Raises RunError or EngineError."""
         run = open_run(folder)
-        config = run.config.model_copy(update={"device": device}) if device else run.config
+        config = change_config(run.config, {"device": device}) if device else run.config
         engine = load_engine(config, len(run.class_names))
         engine.load_weights(run.load_checkpoint(checkpoint).weights)
         return cls(engine, run.class_names, config)
@@ -78,14 +81,69 @@ class Detector:
             yield ImageDetections(file, square.width, square.height, found)
 
 
+@dataclass
+class Summary:
+    """What `predict` did."""
+
+    root: Path  # file names in the results start from it
+    pictures: int = 0
+    detections: int = 0
+    failures: list[ImageDetections] = field(default_factory=list)
+
+
+def predict(
+    run: Path | str,
+    paths: Sequence[Path | str],
+    out: Path,
+    *,
+    draw_into: Path | None = None,
+    threshold: float | None = None,
+    checkpoint: CheckpointName = "best",
+    device: str | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Detect in pictures and folders; write MegaDetector JSON to ``out`` and drawn pictures into ``draw_into``.
+
+    File names start from the deepest folder that holds all of ``paths``. A picture that gives none is a recorded
+    failure. Raises RunError, EngineError, FileNotFoundError for a path that is not there, ValueError for no pictures.
+    """
+    drawings = draw_into and Path(os.path.abspath(draw_into))
+    files = [file for file in find_pictures(paths) if not (drawings and file.is_relative_to(drawings))]
+    if not files:
+        raise ValueError(f"no pictures in {', '.join(map(str, paths))}; known are {', '.join(sorted(EXTENSIONS))}")
+    detector = Detector.load(run, checkpoint, device=device)
+    threshold = detector.threshold if threshold is None else threshold
+    summary = Summary(common_folder(paths))
+
+    def results() -> Iterator[ImageDetections]:
+        found = detector.detect(files, threshold)
+        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=quiet):
+            summary.pictures += 1
+            summary.detections += len(result.detections)
+            if result.failure is not None:
+                summary.failures.append(result)
+            elif drawings:
+                target = drawings / Path(result.file).relative_to(summary.root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                drawn = draw.draw_detections(read_picture(result.file), result)
+                drawn.save(target.with_name(target.name + ".jpg"), quality=90)  # a.jpg and a.png stay apart
+            yield result
+
+    advice = {"typical_detection_threshold": threshold}
+    name = f"ena24ssd {Path(run).name}"
+    root = summary.root
+    write_megadetector(out, results(), detector.class_names, detector=name, detector_metadata=advice, root=root)
+    return summary
+
+
 def find_pictures(paths: Iterable[Path | str]) -> list[Path]:
     """The pictures among files and, recursively, in folders; folders give what has a picture's extension, in any case.
 
-    Sorted within each folder, without repetition. A file named outright is kept whatever its extension. Raises
-    FileNotFoundError for a path that does not exist.
+    Absolute paths, sorted within each folder, without repetition. A file named outright is kept whatever its extension.
+    Raises FileNotFoundError for a path that does not exist.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    for path in map(Path, map(os.path.abspath, paths)):
         if path.is_dir():
             inside = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir())
             found |= dict.fromkeys(sorted(inside))
@@ -94,3 +152,9 @@ def find_pictures(paths: Iterable[Path | str]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path}: no such picture or folder")
     return list(found)
+
+
+def common_folder(paths: Sequence[Path | str]) -> Path:
+    """The deepest folder that holds all of the pictures and folders."""
+    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
+    return Path(os.path.commonpath(folders))

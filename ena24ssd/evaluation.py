@@ -12,15 +12,16 @@ from PIL import Image as Pillow
 from ena24ssd import draw
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import CameraTrapDataset
-from ena24ssd.config import RunConfig
+from ena24ssd.config import RunConfig, change_config
 from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, iterate_batches, read_examples
 from ena24ssd.detections import Detection, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.epoch import run_epoch
 from ena24ssd.metrics import AnchorSums, detection_metrics
-from ena24ssd.pictures import read_picture
+from ena24ssd.pictures import PictureError, read_picture
 from ena24ssd.runs import CheckpointName, Run, RunError, open_run
 from ena24ssd.sources import read_source
+from ena24ssd.splits import SIDES
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Report:
 
     split: str
     epoch: int
+    pictures: int
+    unreadable: int  # pictures of the split that were left out
     metrics: dict[str, float]
 
 
@@ -48,10 +51,10 @@ def evaluate(
     ``data`` says where the dataset lies now, if it moved; ``sheet`` is where to draw detections beside the truth.
     """
     run = open_run(folder)
-    changed = {"device": device} if device else {}
+    changes = {"device": device} if device else {}
     if data is not None:
-        changed["data"] = run.config.data.model_copy(update={"path": Path(data)})
-    config = run.config.model_copy(update=changed)
+        changes |= {"data.path": data, "data.pictures": None}
+    config = change_config(run.config, changes)
     split = split or closing_split(run)
     dataset = read_source(config.data).dataset
     if dataset.class_names != run.class_names:
@@ -62,14 +65,17 @@ def evaluate(
         why = f"{len(absent)} of its {len(ids)} pictures are no longer there" if absent else "it has no pictures"
         raise RunError(f"{run.folder}: split '{split}' cannot be measured: {why}")
     cache = cache_pictures(dataset, config.data.image_side, config.data.cache)
-    examples, _ = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+    examples, unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+    if not len(examples):
+        raise RunError(f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be read")
     engine = load_engine(config, len(run.class_names))
     kept = run.load_checkpoint(checkpoint)
     engine.load_weights(kept.weights)
     metrics = measure(engine, examples, config, run.class_names, None if quiet else split)
     if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         draw_sheet(engine, dataset, examples, config, 12).save(sheet)
-    return Report(split, kept.epoch, metrics)
+    return Report(split, kept.epoch, len(examples), len(unreadable), metrics)
 
 
 def measure(
@@ -111,7 +117,11 @@ def draw_sheet(
     drawn, captions = [], []
     for position, found in zip(chosen, rows):
         image = examples.images[position]
-        picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
+        try:
+            picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
+        except PictureError:  # it could be read when the cache was made; no drawing is worth stopping for
+            shape = width, round(width * image.height / image.width)
+            picture = Pillow.fromarray(examples.take(np.array([position])).images[0]).resize(shape)
         detections = rows_to_detections(
             found, dataset.class_names, picture.width, picture.height, config.evaluation.score
         )
@@ -124,7 +134,7 @@ def draw_sheet(
 
 def closing_split(run: Run) -> str:
     """The split a run is judged on: test, else validation, else train."""
-    return next(side for side in ("test", "validation", "train") if getattr(run.split, side))
+    return next(side for side in reversed(SIDES) if getattr(run.split, side))
 
 
 def max_boxes(dataset: CameraTrapDataset, config: RunConfig) -> int:

@@ -6,16 +6,36 @@ to a square. The network never sees a picture that came another way.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageFile
 
-MAX_PIXELS = 180_000_000  # a 12,000 x 15,000 scan; more is refused before it is decoded
+MAX_PIXELS = 178_000_000  # more is refused before it is decoded; Pillow's own limit lies just above
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+
+# A damaged file ends in a PictureError or gives a picture; Pillow's musings on its tags help nobody.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# What Pillow's decoders raise for damaged files.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError),
+    *(OverflowError, ZeroDivisionError, MemoryError, struct.error),
+)
+
+TURN = {  # EXIF orientation -> what sets the picture upright
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 
 
 class PictureError(ValueError):
@@ -42,21 +62,19 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
     Raises PictureError for anything that gives no picture.
     """
     path = Path(path)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv switches it on for everybody; half a picture is a failure here
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # MAX_PIXELS rules, below
-            with Pillow.open(path) as source:
-                full_size = source.size
-                if full_size[0] * full_size[1] > MAX_PIXELS:
-                    raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
-                if least:
-                    source.draft("RGB", (2 * least, 2 * least))
-                turned = source.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # orientations that swap the sides
-                if turned and stored_size == full_size and full_size[0] != full_size[1]:
-                    picture = _to_rgb(source)
-                else:
-                    picture = _to_rgb(ImageOps.exif_transpose(source))
-                    full_size = full_size[::-1] if turned else full_size
+        with Pillow.open(path) as source:
+            full_size = source.size
+            if full_size[0] * full_size[1] > MAX_PIXELS:
+                raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
+            if least:
+                source.draft("RGB", (2 * least, 2 * least))
+            orientation = _orientation(source)
+            turned = orientation >= 5 and full_size[0] != full_size[1]
+            if turned and stored_size == full_size:
+                orientation = 1
+            picture = _to_rgb(source)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -66,9 +84,11 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
         raise PictureError(reason) from None
     except Pillow.DecompressionBombError:
         raise PictureError(f"more than {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError) as fault:
-        # Pillow's decoders report damaged files by any of these.
+    except DAMAGE as fault:
         raise PictureError(f"damaged or unreadable ({fault})") from fault
+    if orientation != 1:
+        picture = picture.transpose(TURN[orientation])
+        full_size = full_size[::-1] if orientation >= 5 else full_size
     picture.info["full_size"] = full_size
     return picture
 
@@ -82,6 +102,14 @@ def read_square(path: Path | str, side: int, *, stored_size: tuple[int, int] | N
     """Decode and squash one file, at the lowest cost that keeps the square sharp. Raises PictureError."""
     picture = read_picture(path, stored_size=stored_size, least=side)
     return Square(squash(picture, side), *picture.info["full_size"])
+
+
+def _orientation(source: Pillow.Image) -> int:
+    try:
+        orientation = source.getexif().get(0x0112, 1)
+    except DAMAGE:  # a picture with unreadable notes is still a picture
+        return 1
+    return orientation if orientation in TURN else 1
 
 
 def _to_rgb(source: Pillow.Image) -> Pillow.Image:

@@ -1,24 +1,26 @@
-"""What must be kept to resume, and to serve?
+"""What is kept of a run, to judge it and to use it?
 
 A run folder::
 
     config.yaml            every choice, resolved
     classes.json           species names, in label order
     split.json             image ids of train, validation, test
+    problems.json          every odd thing in the data, and what was done about it
     metrics.jsonl          one row per epoch and split, then the closing rows of the kept checkpoint
     best.safetensors       the checkpoint that did best on validation (the last one, where there is no validation split)
     last.safetensors       the checkpoint of the last finished epoch
     board/                 TensorBoard's event files
     sheet.png              detections on held-out pictures
 
-Files are replaced whole: a reader, or a run after a crash, finds the old one or the new one and never half of one.
+Files are replaced whole: a reader, after a crash too, finds the old one or the new one and never half of one. Only
+metrics.jsonl grows, row by row.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +29,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ena24ssd.cameratraps import Problem
 from ena24ssd.config import RunConfig, dump_config, read_config
 from ena24ssd.files import replace_file
 from ena24ssd.splits import Split
@@ -63,6 +66,14 @@ class Run:
     def sheet_file(self) -> Path:
         return self.folder / "sheet.png"
 
+    @property
+    def problems_file(self) -> Path:
+        return self.folder / "problems.json"
+
+    def keep_problems(self, problems: Sequence[Problem]) -> None:
+        """Note down what was odd in the data."""
+        replace_file(self.problems_file, json.dumps([problem._asdict() for problem in problems], indent=1))
+
     def checkpoint_file(self, name: CheckpointName) -> Path:
         return self.folder / f"{name}.safetensors"
 
@@ -73,9 +84,10 @@ class Run:
             file.write(json.dumps(clean) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row of metrics.jsonl, in order."""
+        """Every whole row of metrics.jsonl, in order; a last line that a crash cut short is no row."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def save_checkpoint(self, name: CheckpointName, checkpoint: Checkpoint) -> None:
         """Write a checkpoint atomically."""
@@ -105,13 +117,18 @@ class Run:
 
 def create_run(folder: Path, config: RunConfig, class_names: tuple[str, ...], split: Split) -> Run:
     """Start a run folder. Raises RunError where the folder already holds a run: runs are never overwritten."""
-    if (folder / "config.yaml").exists():
-        raise RunError(f"{folder}: already holds a run; name another folder with --out, or move this one away")
+    require_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "classes.json", json.dumps(class_names, indent=1, ensure_ascii=False))
     replace_file(folder / "split.json", json.dumps(split.to_json(), indent=1))
     replace_file(folder / "config.yaml", dump_config(config))  # last: its presence makes the folder a run
     return Run(folder, config, class_names, split)
+
+
+def require_free(folder: Path) -> None:
+    """Raise RunError where ``folder`` already holds a run."""
+    if (folder / "config.yaml").exists():
+        raise RunError(f"{folder}: already holds a run; name another folder with --out, or move this one away")
 
 
 def open_run(folder: Path | str) -> Run:

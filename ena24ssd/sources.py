@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,10 @@ class Source:
         return split_images(self.dataset.images, config.kind, shares=shares, seed=seed)
 
 
-def read_source(config: DataConfig) -> Source:
+def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
     """Read ``config.path``: a COCO Camera Traps json, a folder with one, or a folder with train.json and valid.json.
+
+    ``check_files``: leave out pictures that are not on disk (see `ena24ssd.cameratraps.read`).
 
     Raises AnnotationError where no annotations are found or they cannot be used.
     """
@@ -47,11 +50,13 @@ def read_source(config: DataConfig) -> Source:
             side: path / name for side, names in SPLIT_FILES.items() for name in names[::-1] if (path / name).exists()
         }
         if "train" in parts and len(parts) > 1:
-            source = _join(path, {side: read(file, config.pictures) for side, file in parts.items()})
+            source = _join(
+                path, {side: read(file, config.pictures, check_files=check_files) for side, file in parts.items()}
+            )
         else:
-            source = Source(read(_only_json(path), config.pictures), None)
+            source = Source(read(_only_json(path), config.pictures, check_files=check_files), None)
     elif path.exists():
-        source = Source(read(path, config.pictures), None)
+        source = Source(read(path, config.pictures, check_files=check_files), None)
     else:
         raise AnnotationError(f"{path}: no such file or folder; name a dataset folder or its json with --data")
     return _without(source, config.exclude_species)
@@ -70,7 +75,7 @@ def _only_json(folder: Path) -> Path:
 def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
     """One dataset of several files; ids and file names are told apart by the side they are on."""
     names = parts["train"].class_names
-    images, problems, sides = [], [], {}
+    images, problems, sides, seen = [], [], {}, {}
     for side, part in parts.items():
         if sorted(part.class_names) != sorted(names):
             different = sorted(set(part.class_names) ^ set(names))
@@ -79,20 +84,21 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
                 "all files of a split must list the same species"
             )
         labels = [names.index(name) for name in part.class_names]
-        below = os.path.relpath(part.root, folder)
-        moved = [
-            image._replace(
-                id=f"{side}/{image.id}",
-                file_name=os.path.join(below, image.file_name),
-                boxes=tuple(LabelledBox(labels[label], box) for label, box in image.boxes),
-            )
-            for image in part.images
-        ]
-        images += moved
+        below = Path(os.path.relpath(part.root, folder)).as_posix()
         problems += [Problem(p.image_id and f"{side}/{p.image_id}", p.rule, p.detail) for p in part.problems]
-        sides[side] = tuple(image.id for image in moved)
+        sides[side] = []
+        for image in part.images:
+            image_id, file_name = f"{side}/{image.id}", posixpath.normpath(f"{below}/{image.file_name}")
+            if file_name in seen:
+                detail = f"{file_name} is on two sides of the split, {seen[file_name]} and {side}; left out of {side}"
+                problems.append(Problem(image_id, "duplicate-file-name", detail))
+                continue
+            seen[file_name] = side
+            sides[side].append(image_id)
+            boxes = tuple(LabelledBox(labels[label], box) for label, box in image.boxes)
+            images.append(image._replace(id=image_id, file_name=file_name, boxes=boxes))
     dataset = CameraTrapDataset(names, tuple(images), folder, tuple(problems), folder.name)
-    return Source(dataset, Split(sides["train"], sides.get("validation", ()), sides.get("test", ())))
+    return Source(dataset, Split(*(tuple(sides.get(side, ())) for side in SIDES)))
 
 
 def _without(source: Source, species: tuple[str, ...]) -> Source:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ena24ssd.config import RunConfig
+from ena24ssd.cameratraps import CameraTrapDataset
+from ena24ssd.config import RunConfig, change_config
 from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, read_examples, shuffle_batches
 from ena24ssd.engine import Board, Engine, Step, load_engine
 from ena24ssd.epoch import run_epoch
-from ena24ssd.evaluation import closing_split, draw_sheet, max_boxes, measure
-from ena24ssd.runs import Checkpoint, Run, create_run
+from ena24ssd.evaluation import draw_sheet, max_boxes, measure
+from ena24ssd.runs import Checkpoint, Run, create_run, require_free
 from ena24ssd.schedules import learning_rate
 from ena24ssd.sources import read_source
+from ena24ssd.splits import SIDES
 
 # Curves on TensorBoard: the post's names for the post's figures, then what tells more.
 CURVES = {
@@ -38,20 +41,30 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
 
     Raises ConfigError, AnnotationError, RunError, EngineError or DivergedError, each saying the way out.
     """
+    folder = Path(folder)
+    require_free(folder)
+    here = {f"data.{name}": path and path.resolve() for name, path in config.data if name in ("path", "pictures")}
+    config = change_config(config, here)  # so that the run can be evaluated from any working directory
     source = read_source(config.data)
     dataset, split = source.dataset, source.choose(config.split, config.seed)
     engine = load_engine(config, len(dataset.class_names))
     show = None if quiet else lambda jobs: tqdm(jobs, "decoding", len(dataset.images), leave=False, unit="picture")
     cache = cache_pictures(dataset, config.data.image_side, config.data.cache, show)
-    examples = {}
-    for side in ("train", "validation", "test"):
-        examples[side], unreadable = read_examples(dataset, cache, getattr(split, side), max_boxes(dataset, config))
-        for problem in () if quiet else unreadable:
-            tqdm.write(f"left out of {side}: {problem.image_id}: {problem.detail}")
+    examples, problems = {}, list(dataset.problems)
+    for side in SIDES:
+        ids = getattr(split, side)
+        examples[side], unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+        problems += unreadable
     measured = {side: some for side, some in examples.items() if len(some) and side != "train"}
-    require_batches(examples["train"], config)
+    _require_batches(examples["train"], config)
 
-    run = create_run(Path(folder), config, dataset.class_names, split)
+    run = create_run(folder, config, dataset.class_names, split)
+    run.keep_problems(problems)
+    if not quiet:
+        sizes = ", ".join(f"{len(some)} {side}" for side, some in examples.items())
+        tqdm.write(f"{sizes} pictures of {len(dataset.class_names)} species; on {engine.device}")
+        for rule, count in Counter(problem.rule for problem in problems).items():
+            tqdm.write(f"{count} x {rule}: see {run.problems_file}")
     board = engine.open_board(run.board_folder)
     losses: list[float] = []
     best: float | None = None
@@ -64,20 +77,7 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
                 side: measure(engine, some, config, dataset.class_names, None if quiet else f"{epoch} {side}")
                 for side, some in measured.items()
             }
-            _log_curves(board, metrics, engine.learning_rate, epoch)
-            if config.log.pictures:
-                shown = next(iter(measured.values()), examples["train"])
-                sheet = draw_sheet(engine, dataset, shown, config, config.log.pictures)
-                board.picture("Detections", np.asarray(sheet), epoch)
             weights = engine.weights()
-            if config.log.histograms:
-                for name, values in weights.items():
-                    if name.endswith(("weight", "bias")):
-                        board.histogram(name, values, epoch)
-            if epoch == 0 and config.log.graph:
-                board.graph()
-            board.flush()
-
             score = metrics["validation"]["detection/map50"] if "validation" in metrics else None
             checkpoint = Checkpoint(weights, epoch, score)
             run.save_checkpoint("last", checkpoint)
@@ -89,6 +89,19 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
                 run.add_row({"epoch": epoch, "split": side, "seconds": seconds, **values})
             if not quiet:
                 tqdm.write(_epoch_line(epoch, metrics, seconds))
+
+            _log_curves(board, metrics, engine.learning_rate, epoch)
+            if config.log.histograms:
+                for name, values in weights.items():
+                    if name.endswith(("weight", "bias")):
+                        board.histogram(name, values, epoch)
+            if config.log.pictures:
+                shown = next(iter(measured.values()), examples["train"])
+                sheet = draw_sheet(engine, dataset, shown, config, config.log.pictures)
+                board.picture("Detections", np.asarray(sheet), epoch)
+            if epoch == 0 and config.log.graph:
+                board.graph()
+            board.flush()
     finally:
         board.close()
     _close(run, engine, dataset, examples, quiet)
@@ -116,7 +129,7 @@ def _train_epoch(
     return {f"anchor/{name}": value for name, value in sums.metrics().items()}
 
 
-def _close(run: Run, engine: Engine, dataset, examples: Mapping[str, Examples], quiet: bool) -> None:
+def _close(run: Run, engine: Engine, dataset: CameraTrapDataset, examples: Mapping[str, Examples], quiet: bool) -> None:
     """Measure the kept checkpoint on every split, so that the closing figures are those of the weights one will use."""
     kept = run.load_checkpoint("best")
     engine.load_weights(kept.weights)
@@ -124,10 +137,11 @@ def _close(run: Run, engine: Engine, dataset, examples: Mapping[str, Examples], 
         if len(some):
             metrics = measure(engine, some, run.config, dataset.class_names, None if quiet else f"closing {side}")
             run.add_row({"epoch": kept.epoch, "split": side, "closing": True, **metrics})
-    draw_sheet(engine, dataset, examples[closing_split(run)], run.config, 12).save(run.sheet_file)
+    judged = next(examples[side] for side in reversed(SIDES) if len(examples[side]))
+    draw_sheet(engine, dataset, judged, run.config, 12).save(run.sheet_file)
 
 
-def require_batches(examples: Examples, config: RunConfig) -> None:
+def _require_batches(examples: Examples, config: RunConfig) -> None:
     """Raise ValueError where the train split does not fill one batch."""
     if count_batches(len(examples), config.train.batch_size, config.train.drop_last) == 0:
         raise ValueError(

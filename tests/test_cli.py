@@ -11,6 +11,7 @@ import pytest
 
 from ena24ssd import cli
 from ena24ssd.detections import read_megadetector
+from ena24ssd.detector import common_folder
 
 ROOT = Path(__file__).parents[1]
 VERBS = ["check", "synth", "train", "evaluate", "predict"]
@@ -136,4 +137,4 @@ def test_file_names_start_from_the_deepest_folder_that_holds_all(tmp_path, monke
     for name in ("photos/one", "photos/two", "other"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert cli.common_folder(paths) == tmp_path / folder
+    assert common_folder(paths) == tmp_path / folder

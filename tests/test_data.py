@@ -13,7 +13,7 @@ from ena24ssd.boxes import truth_rows
 from ena24ssd.cameratraps import read
 from ena24ssd.config import DataConfig
 from ena24ssd.data import cache_pictures, count_batches, iterate_batches, read_examples, shuffle_batches
-from ena24ssd.pictures import read_square
+from ena24ssd.pictures import PictureError, read_square
 
 SIDE = 40
 
@@ -82,14 +82,34 @@ def test_an_unreadable_picture_is_left_out_and_reported(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("size", [1, 7, 8, 48, 50])
-def test_batches_come_in_order_and_none_is_lost(examples, size, drop_last, workers):
-    batches = list(iterate_batches(examples, size, drop_last=drop_last, workers=workers))
-    assert len(batches) == count_batches(48, size, drop_last)
+def test_batches_come_in_order_and_none_is_lost(examples, size, workers):
+    batches = list(iterate_batches(examples, size, workers=workers))
+    assert len(batches) == count_batches(48, size, False)
     ids = [image_id for batch in batches for image_id in batch.ids]
-    kept = 48 // size * size if drop_last else 48
-    assert ids == [image.id for image in examples.images][:kept]
+    assert ids == [image.id for image in examples.images]
+
+
+@pytest.mark.parametrize("size, batches", [(1, 48), (7, 6), (48, 1), (50, 0)])
+def test_an_epochs_last_smaller_batch_can_be_left_out(examples, size, batches):
+    sizes = [len(b.ids) for b in shuffle_batches(examples, size, DataConfig(), seed=0, epoch=0, drop_last=True)]
+    assert sizes == [size] * batches and len(sizes) == count_batches(48, size, True)
+
+
+def test_a_picture_that_can_be_read_again_is_no_failure_any_more(dataset, tmp_path, monkeypatch):
+    def away(path, side, **_):
+        raise PictureError("disk away")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr("ena24ssd.data.read_square", away)
+        assert len(cache_pictures(dataset, SIDE, tmp_path).failures) == 48
+    assert not cache_pictures(dataset, SIDE, tmp_path).failures
+
+
+def test_more_boxes_than_rows_name_the_picture(dataset, tmp_path):
+    crowded = next(image for image in dataset.images if image.boxes)
+    with pytest.raises(ValueError, match=rf"'{crowded.id}'.*data\.max_boxes"):
+        read_examples(dataset, cache_pictures(dataset, SIDE, tmp_path), [crowded.id], 0)
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone(examples):

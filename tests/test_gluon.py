@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as onp
 import pytest
 
@@ -461,3 +463,8 @@ def test_a_gpu_that_cannot_be_used_says_what_to_install(device):
     with pytest.raises(EngineError, match=r"gluon-cu112.*device=cpu"):
         open_device(device)
     assert open_device("auto") == mxnet.cpu()
+
+
+def test_an_engine_may_be_made_in_another_thread():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: small_engine().detect(a_batch().images).shape[0]).result() == 4

@@ -44,6 +44,13 @@ def test_rows_are_kept_in_order_and_a_value_that_is_no_number_becomes_null(run):
     assert run.rows() == [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": None}]
 
 
+def test_a_row_that_a_crash_cut_short_is_no_row(run):
+    run.add_row({"epoch": 0})
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 1, "lo')
+    assert run.rows() == [{"epoch": 0}]
+
+
 def test_a_folder_that_holds_a_run_is_never_overwritten(run):
     with pytest.raises(RunError, match="already holds a run"):
         create_run(run.folder, RunConfig(), ("Bird",), SPLIT)

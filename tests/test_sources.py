@@ -84,6 +84,15 @@ def test_files_of_a_split_must_list_the_same_species(parted):
         read_source(DataConfig(path=parted))
 
 
+def test_a_picture_on_two_sides_stays_on_the_first_and_is_reported(parted):
+    valid, train = (json.loads((parted / f"{side}.json").read_text()) for side in ("valid", "train"))
+    valid["images"].append(train["images"][0] | {"id": "again"})
+    (parted / "valid.json").write_text(json.dumps(valid))
+    source = read_source(DataConfig(path=parted))
+    assert "validation/again" not in source.split.validation and source.dataset.path(source.dataset.images[0]).exists()
+    assert source.dataset.problem_counts() == {"duplicate-file-name": 1}
+
+
 @pytest.mark.parametrize("content, words", [([], "found none"), (["a.json", "b.json"], r"a\.json, b\.json")])
 def test_a_folder_that_does_not_say_which_json_is_asked_to(tmp_path, content, words):
     for name in content:

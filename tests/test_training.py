@@ -51,7 +51,7 @@ def test_the_run_folder_holds_all_that_the_run_was(run, scenes):
     assert len(run.split.train) + len(run.split.validation) + len(run.split.test) == 48
     assert {path.name for path in run.folder.iterdir()} == {
         *("config.yaml", "classes.json", "split.json", "metrics.jsonl", "best.safetensors", "last.safetensors"),
-        *("board", "sheet.png"),
+        *("board", "sheet.png", "problems.json"),
     }
 
 

@@ -19,6 +19,8 @@ import numpy
 
 from ena24ssd.engine import EngineError
 
+INSTALL = "Install with the tested pins, in the checkout: pip install '.[gluon]' -c constraints.txt"
+
 # The CUDA 11 libraries that mxnet-cu112 links against, in an order in which each finds the ones before it loaded.
 CUDA_LIBRARIES = (
     ("nvidia.cuda_runtime", "libcudart.so.11.0"),
@@ -81,19 +83,22 @@ def use_all_cores() -> None:
 
 
 def _import_mxnet() -> None:
-    if tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (1, 24):
+    if sys.version_info >= (3, 12):
         raise EngineError(
-            f"MXNet 1.9.1 cannot run on NumPy {numpy.__version__}: it needs NumPy below 1.24. "
-            "Install with the tested pins: pip install 'ena24ssd[gluon]' -c constraints.txt"
+            f"engine 'gluon' needs Python 3.10 or 3.11, for which MXNet 1.9.1 was made; this is "
+            f"{sys.version_info[0]}.{sys.version_info[1]}. Make a virtual environment with one of those"
         )
+    if tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (1, 24):
+        raise EngineError(f"MXNet 1.9.1 cannot run on NumPy {numpy.__version__}: it needs NumPy below 1.24. {INSTALL}")
     use_all_cores()
     preload_cuda_libraries()
     try:
         import mxnet
+
+        lend_mxboard_messages()
     except ModuleNotFoundError as fault:
         raise EngineError(
-            "engine 'gluon' needs MXNet, which is not installed (Python 3.10 or 3.11 only): "
-            "pip install 'ena24ssd[gluon]' -c constraints.txt"
+            f"engine 'gluon' needs the package {fault.name}, which is not installed. {INSTALL}"
         ) from fault
     except OSError as fault:
         raise EngineError(
@@ -101,7 +106,6 @@ def _import_mxnet() -> None:
             "'apt-get install libgomp1 libquadmath0'; a CUDA build needs an NVIDIA driver and the 'gluon-cu112' extra."
         ) from fault
     mxnet.npx.set_np()
-    lend_mxboard_messages()
 
 
 _import_mxnet()

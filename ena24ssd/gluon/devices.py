@@ -6,6 +6,8 @@ do a real operation before a run starts on it.
 
 from __future__ import annotations
 
+import warnings
+
 import mxnet
 from mxnet import np
 
@@ -26,6 +28,8 @@ def open_device(name: str) -> mxnet.Context:
     if fault is None:
         return mxnet.gpu(index)
     if name == "auto":
+        if mxnet.runtime.Features().is_enabled("CUDA"):  # a user who installed a CUDA build expects its GPU to work
+            warnings.warn(f"training and detecting on the CPU: {fault}", stacklevel=2)
         return mxnet.cpu()
     raise EngineError(f"device '{name}': {fault}")
 
@@ -34,13 +38,15 @@ def check_gpu(index: int) -> str | None:
     """Why GPU number ``index`` cannot be used, in one sentence with the way out; None if it can."""
     if not mxnet.runtime.Features().is_enabled("CUDA"):
         return (
-            "this MXNet is a CPU build; for a GPU up to RTX 40 install 'ena24ssd[gluon-cu112]' in its place "
+            "this MXNet is a CPU build; for a GPU up to RTX 40 install the extra gluon-cu112 in place of gluon "
             f"(H100 and newer: MXNet has no code for them), {CPU_HINT}"
         )
     try:
         count = mxnet.context.num_gpus()
     except mxnet.MXNetError as fault:
         return f"the CUDA driver does not answer ({_first_line(fault)}); check nvidia-smi, {CPU_HINT}"
+    if count == 0:
+        return f"MXNet sees no GPU on this machine; check nvidia-smi and CUDA_VISIBLE_DEVICES, {CPU_HINT}"
     if index >= count:
         return f"MXNet sees {count} GPU(s), numbered from 0; choose one of them, {CPU_HINT}"
     try:

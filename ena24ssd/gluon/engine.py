@@ -35,6 +35,7 @@ class GluonEngine:
     """`ena24ssd.engine.Engine` on MXNet: the reference the others are held against."""
 
     def __init__(self, config: RunConfig, class_count: int):
+        mxnet.npx.set_np()  # MXNet keeps this setting per thread, and this may be another than the importing one
         self._config, self._classes = config, class_count
         self._context = open_device(config.device)
         self.device = str(self._context)

@@ -63,6 +63,7 @@ def decode(
         scores,
         box_offsets,
         anchors,
+        threshold=config.floor,
         nms_threshold=config.nms,
         force_suppress=config.class_agnostic_nms,
         nms_topk=config.candidates,
