@@ -17,6 +17,7 @@ from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, iterat
 from ena24ssd.detections import Detection, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.epoch import run_epoch
+from ena24ssd.files import replacing
 from ena24ssd.metrics import AnchorSums, detection_metrics
 from ena24ssd.pictures import PictureError, read_picture
 from ena24ssd.runs import CheckpointName, Run, RunError, open_run
@@ -73,8 +74,7 @@ def evaluate(
     engine.load_weights(kept.weights)
     metrics = measure(engine, examples, config, run.class_names, None if quiet else split)
     if sheet is not None:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        draw_sheet(engine, dataset, examples, config, 12).save(sheet)
+        save_sheet(draw_sheet(engine, dataset, examples, config, 12), sheet)
     return Report(split, kept.epoch, len(examples), len(unreadable), metrics)
 
 
@@ -130,6 +130,12 @@ def draw_sheet(
         drawn.append(draw.draw_detections(draw.draw_truth(picture, scaled, dataset.class_names), detections))
         captions.append(image.file_name)
     return draw.contact_sheet(drawn, captions, columns=3, cell=(width, width * 3 // 4))
+
+
+def save_sheet(sheet: Pillow.Image, path: Path) -> None:
+    """Write a drawing in the format of its name's extension, whole or not at all."""
+    with replacing(path) as file:
+        sheet.save(file, Pillow.registered_extensions().get(path.suffix.lower(), "PNG"))
 
 
 def closing_split(run: Run) -> str:

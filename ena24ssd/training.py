@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ena24ssd.cameratraps import CameraTrapDataset
+from ena24ssd.cameratraps import CameraTrapDataset, Problem
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, read_examples, shuffle_batches
 from ena24ssd.engine import Board, Engine, Step, load_engine
 from ena24ssd.epoch import run_epoch
-from ena24ssd.evaluation import draw_sheet, max_boxes, measure
+from ena24ssd.evaluation import draw_sheet, max_boxes, measure, save_sheet
 from ena24ssd.runs import Checkpoint, Run, create_run, require_free
 from ena24ssd.schedules import learning_rate
 from ena24ssd.sources import read_source
-from ena24ssd.splits import SIDES
+from ena24ssd.splits import SIDES, Split
 
 # Curves on TensorBoard: the post's names for the post's figures, then what tells more.
 CURVES = {
@@ -48,16 +48,8 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     source = read_source(config.data)
     dataset, split = source.dataset, source.choose(config.split, config.seed)
     engine = load_engine(config, len(dataset.class_names))
-    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", len(dataset.images), leave=False, unit="picture")
-    cache = cache_pictures(dataset, config.data.image_side, config.data.cache, show)
-    examples, problems = {}, list(dataset.problems)
-    for side in SIDES:
-        ids = getattr(split, side)
-        examples[side], unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
-        problems += unreadable
-    measured = {side: some for side, some in examples.items() if len(some) and side != "train"}
+    examples, problems = _read_sides(dataset, split, config, quiet)
     _require_batches(examples["train"], config)
-
     run = create_run(folder, config, dataset.class_names, split)
     run.keep_problems(problems)
     if not quiet:
@@ -65,6 +57,8 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
         tqdm.write(f"{sizes} pictures of {len(dataset.class_names)} species; on {engine.device}")
         for rule, count in Counter(problem.rule for problem in problems).items():
             tqdm.write(f"{count} x {rule}: see {run.problems_file}")
+
+    measured = {side: some for side, some in examples.items() if len(some) and side != "train"}
     board = engine.open_board(run.board_folder)
     losses: list[float] = []
     best: float | None = None
@@ -77,9 +71,8 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
                 side: measure(engine, some, config, dataset.class_names, None if quiet else f"{epoch} {side}")
                 for side, some in measured.items()
             }
-            weights = engine.weights()
             score = metrics["validation"]["detection/map50"] if "validation" in metrics else None
-            checkpoint = Checkpoint(weights, epoch, score)
+            checkpoint = Checkpoint(engine.weights(), epoch, score)
             run.save_checkpoint("last", checkpoint)
             if score is None or best is None or score >= best:
                 run.save_checkpoint("best", checkpoint)
@@ -89,23 +82,26 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
                 run.add_row({"epoch": epoch, "split": side, "seconds": seconds, **values})
             if not quiet:
                 tqdm.write(_epoch_line(epoch, metrics, seconds))
-
-            _log_curves(board, metrics, engine.learning_rate, epoch)
-            if config.log.histograms:
-                for name, values in weights.items():
-                    if name.endswith(("weight", "bias")):
-                        board.histogram(name, values, epoch)
-            if config.log.pictures:
-                shown = next(iter(measured.values()), examples["train"])
-                sheet = draw_sheet(engine, dataset, shown, config, config.log.pictures)
-                board.picture("Detections", np.asarray(sheet), epoch)
-            if epoch == 0 and config.log.graph:
-                board.graph()
-            board.flush()
+            shown = next(iter(measured.values()), examples["train"])
+            _log_epoch(board, engine, dataset, shown, config, checkpoint, metrics)
     finally:
         board.close()
     _close(run, engine, dataset, examples, quiet)
     return run
+
+
+def _read_sides(
+    dataset: CameraTrapDataset, split: Split, config: RunConfig, quiet: bool
+) -> tuple[dict[str, Examples], list[Problem]]:
+    """The examples of each side of the split, and every problem met on the way."""
+    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", len(dataset.images), leave=False, unit="picture")
+    cache = cache_pictures(dataset, config.data.image_side, config.data.cache, show)
+    examples, problems = {}, list(dataset.problems)
+    for side in SIDES:
+        ids = getattr(split, side)
+        examples[side], unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+        problems += unreadable
+    return examples, problems
 
 
 def _train_epoch(
@@ -138,7 +134,7 @@ def _close(run: Run, engine: Engine, dataset: CameraTrapDataset, examples: Mappi
             metrics = measure(engine, some, run.config, dataset.class_names, None if quiet else f"closing {side}")
             run.add_row({"epoch": kept.epoch, "split": side, "closing": True, **metrics})
     judged = next(examples[side] for side in reversed(SIDES) if len(examples[side]))
-    draw_sheet(engine, dataset, judged, run.config, 12).save(run.sheet_file)
+    save_sheet(draw_sheet(engine, dataset, judged, run.config, 12), run.sheet_file)
 
 
 def _require_batches(examples: Examples, config: RunConfig) -> None:
@@ -150,12 +146,32 @@ def _require_batches(examples: Examples, config: RunConfig) -> None:
         )
 
 
-def _log_curves(board: Board, metrics: Mapping[str, Mapping[str, float]], rate: float, epoch: int) -> None:
+def _log_epoch(
+    board: Board,
+    engine: Engine,
+    dataset: CameraTrapDataset,
+    shown: Examples,
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    metrics: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Curves, histograms of weights and biases (as the post logs them), drawn detections, and once the graph."""
+    epoch = checkpoint.epoch
     for tag, name in CURVES.items():
         values = {side: figures[name] for side, figures in metrics.items() if name in figures}
         if values:
             board.scalars(tag, values, epoch)
-    board.scalars("Learning_rate", {"train": rate}, epoch)
+    board.scalars("Learning_rate", {"train": engine.learning_rate}, epoch)
+    if config.log.histograms:
+        for name, values in checkpoint.weights.items():
+            if name.endswith(("weight", "bias")):
+                board.histogram(name, values, epoch)
+    if config.log.pictures:
+        sheet = draw_sheet(engine, dataset, shown, config, config.log.pictures)
+        board.picture("Detections", np.asarray(sheet), epoch)
+    if epoch == 0 and config.log.graph:
+        board.graph()
+    board.flush()
 
 
 def _epoch_line(epoch: int, metrics: Mapping[str, Mapping[str, float]], seconds: float) -> str:
