@@ -13,7 +13,7 @@ READY := .venv/ready
 .PHONY: demo test lint pins clean
 
 demo: $(READY)
-	$(BIN)/ena24ssd synth demo/scenes --images 1000 --cameras 50 --size 320x240 --burst 1 --close 0.95 --blanks 0.1 --seed 7
+	$(BIN)/ena24ssd synth demo/scenes --images 860 --cameras 43 --size 320x240 --burst 1 --close 1 --blanks 0.1 --seed 7
 	rm -rf demo/run
 	$(BIN)/ena24ssd train configs/smoke.yaml --data demo/scenes --out demo/run data.cache=demo/cache
 	@echo "Look at demo/run/sheet.png, then: $(BIN)/tensorboard --logdir demo/run/board"
