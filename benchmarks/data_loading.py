@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import statistics
 import tempfile
 import time
@@ -32,6 +30,7 @@ from ena24ssd.gluon.devices import open_device  # before mxnet: has MXNet use ev
 
 # isort: split
 import mxnet
+from machine import machine
 from mxnet import np
 from mxnet.gluon.data.vision import transforms
 
@@ -153,19 +152,6 @@ def check(dataset: CameraTrapDataset, config: RunConfig, pixels: numpy.ndarray, 
     if max(differences) > SAME_PICTURE:
         raise SystemExit(f"the two sides' pixels differ by {max(differences):.1f} grey levels; nothing to compare")
     return statistics.mean(differences)
-
-
-def machine() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    threads = os.environ.get("OMP_NUM_THREADS", "MXNet's choice of")
-    return (
-        f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {threads} threads; "
-        f"Python {platform.python_version()}, NumPy {numpy.__version__}, Pillow {Pillow.__version__}, "
-        f"MXNet {mxnet.__version__}"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

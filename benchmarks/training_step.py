@@ -13,9 +13,6 @@ done by then, and sums up the batch's metrics, which the post does for the last 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +25,7 @@ from ena24ssd.gluon.devices import open_device  # before mxnet: has MXNet use ev
 
 # isort: split
 import mxnet
+from machine import machine
 from mxnet import np, npx
 from mxnet.gluon import nn
 
@@ -187,18 +185,6 @@ def warm_up(step: Step) -> tuple[list[float], float]:
     if before == before:
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     return [timed(step)[2] for _ in range(2)], memory("VmHWM") - before
-
-
-def machine() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    threads = os.environ.get("OMP_NUM_THREADS", "MXNet's choice of")
-    return (
-        f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {threads} threads; "
-        f"Python {platform.python_version()}, NumPy {numpy.__version__}, MXNet {mxnet.__version__}"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
