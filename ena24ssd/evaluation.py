@@ -122,6 +122,9 @@ def draw_sheet(
         except PictureError:  # it could be read when the cache was made; no drawing is worth stopping for
             shape = width, round(width * image.height / image.width)
             picture = Pillow.fromarray(examples.take(np.array([position])).images[0]).resize(shape)
+        picture.thumbnail(
+            (width, width)
+        )  # before drawing, so that words and lines stay as large as the sheet shows them
         detections = rows_to_detections(
             found, dataset.class_names, picture.width, picture.height, config.evaluation.score
         )
