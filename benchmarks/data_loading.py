@@ -34,10 +34,11 @@ from machine import machine
 from mxnet import np
 from mxnet.gluon.data.vision import transforms
 
-from ena24ssd.boxes import truth_rows
+from ena24ssd.boxes import Box, truth_rows
+from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.config import RunConfig, read_config
-from ena24ssd.data import Batch, Examples, cache_pictures, read_examples, shuffle_batches
+from ena24ssd.data import Batch, Examples, read_examples, shuffle_batches
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.sources import read_source
 from ena24ssd.synthetic import write_dataset
@@ -90,7 +91,7 @@ def only_resize(*sample):
 
 def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callable) -> mxnet.gluon.data.DataLoader:
     most = config.data.max_boxes
-    annotations = [{"bbox": np.array(truth_rows(i.boxes, i.width, i.height, most))} for i in dataset.images]
+    annotations = [{"bbox": np.array(truth_rows(i.boxes, Box(0, 0, i.width, i.height), most))} for i in dataset.images]
     names = [str(dataset.path(image)) for image in dataset.images]
     data = Ena24TrainDataset(range(len(names)), names, annotations, "")
     size = config.train.batch_size
@@ -176,7 +177,7 @@ def compare(choices: argparse.Namespace, room: Path) -> None:
     stored = sum(len(dataset.path(image).read_bytes()) for image in dataset.images)  # now in the page cache
 
     start = time.perf_counter()
-    cache = cache_pictures(dataset, config.data.image_side, room / "cache")
+    cache = cache_pictures(dataset, config.data.image_side, folder=room / "cache")
     building = time.perf_counter() - start
     if cache.failures:
         raise SystemExit(f"not every picture can be read: {cache.failures}")

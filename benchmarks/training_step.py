@@ -29,11 +29,11 @@ from machine import machine
 from mxnet import np, npx
 from mxnet.gluon import nn
 
-from ena24ssd.boxes import truth_rows
+from ena24ssd.boxes import Box, truth_rows
 from ena24ssd.config import RunConfig, read_config
 from ena24ssd.data import Batch
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.pictures import squash
+from ena24ssd.pictures import fit_square
 from ena24ssd.synthetic import draw_scene
 
 PRESET = Path(__file__).resolve().parents[1] / "configs" / "blog.yaml"
@@ -140,8 +140,8 @@ def draw_batch(config: RunConfig) -> Batch:
         picture, boxes = draw_scene(seed, size=(480, 270))
         seed += 1
         if 1 <= len(boxes) <= 4:
-            images.append(squash(picture, config.data.image_side))
-            truth.append(truth_rows(boxes, picture.width, picture.height, config.data.max_boxes))
+            images.append(fit_square(picture, config.data.image_side, config.data.fit))
+            truth.append(truth_rows(boxes, Box(0, 0, picture.width, picture.height), config.data.max_boxes))
     return Batch(numpy.stack(images), numpy.stack(truth), tuple(f"drawn {row}" for row in range(len(images))))
 
 

@@ -4,7 +4,7 @@ Four spaces a box can live in, each with its own name and never mixed:
 
 * ``xywh``: left, top, width, height in pixels, as annotation files write it;
 * `Box`: left, top, right, bottom in pixels of the original picture, as records hold it;
-* ``corners``: the same four, divided by the picture's width and height (unit corners), as tensors hold it;
+* ``corners``: the same four relative to the square the network sees (unit corners), as tensors hold it;
 * ``offsets``: relative to an anchor, as the network predicts it (only the engines know this one).
 """
 
@@ -63,6 +63,15 @@ class Box(NamedTuple):
         """The same box on a picture whose width is ``x`` times, and whose height is ``y`` times as large."""
         return Box(self.left * x, self.top * y, self.right * x, self.bottom * y)
 
+    def relative_to(self, view: Box) -> Box:
+        """The same box in units of ``view``: 0 is the view's left or top edge, 1 its right or bottom edge."""
+        return Box(
+            (self.left - view.left) / view.width,
+            (self.top - view.top) / view.height,
+            (self.right - view.left) / view.width,
+            (self.bottom - view.top) / view.height,
+        )
+
 
 class LabelledBox(NamedTuple):
     """What the annotators drew: a species ``label`` (0..C-1, an index into the class names) and its `Box`."""
@@ -86,9 +95,10 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def truth_rows(boxes: Sequence[LabelledBox], width: float, height: float, rows: int) -> np.ndarray:
+def truth_rows(boxes: Sequence[LabelledBox], view: Box, rows: int) -> np.ndarray:
     """The boxes of one picture as the fixed-size block a batch needs.
 
+    Parameters: ``view``, what the network's square shows, in pixels of the picture (`ena24ssd.pictures.view_of`).
     Returns (rows, 5) float32: ``[label, left, top, right, bottom]`` in unit corners, real boxes first. The rest is -1,
     and only at the end: MXNet's multibox_target stops reading at the first row of -1.
 
@@ -98,5 +108,6 @@ def truth_rows(boxes: Sequence[LabelledBox], width: float, height: float, rows: 
         raise ValueError(f"{len(boxes)} boxes do not fit into {rows} truth rows; raise data.max_boxes to {len(boxes)}")
     truth = np.full((rows, 5), -1.0, dtype=np.float32)
     for row, (label, box) in zip(truth, boxes):
-        row[:] = label, box.left / width, box.top / height, box.right / width, box.bottom / height
+        unit = box.relative_to(view)
+        row[:] = label, unit.left, unit.top, unit.right, unit.bottom
     return truth

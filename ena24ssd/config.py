@@ -35,7 +35,10 @@ class DataConfig(Section):
     pictures: Path | None = Field(None, description="Folder the json's file names are relative to; null: looked for.")
     exclude_species: tuple[str, ...] = Field((), description="Leave out every picture that shows one of these.")
     image_side: Annotated[int, Field(ge=32, le=2048)] = Field(
-        200, description="Pictures are squashed to this many pixels square; the network sees nothing else."
+        200, description="Pictures become squares of this many pixels; the network sees nothing else."
+    )
+    fit: Literal["squash", "letterbox"] = Field(
+        "squash", description="squash: resize to the square, aspect given up (the post). letterbox: keep it, grey bars."
     )
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Subtracted from pixels in [0, 1].")
     std: tuple[Positive, Positive, Positive] = Field((0.229, 0.224, 0.225), description="Then divided by this.")

@@ -1,35 +1,26 @@
 """How do files become batches?
 
-Once: every picture is decoded, squashed and written to a cache of uint8 pixels on disk. Every epoch: batches are sliced
-from that cache by a few threads, a little ahead of the device. Nothing here touches a framework or a device, so there
-is nothing to fork and nothing that a worker could leak.
+Every picture stands ready as a square of uint8 pixels (`ena24ssd.cache`). Every epoch, a few threads slice batches from
+them and augment those, a little ahead of the device. Nothing here touches a framework or a device, so there is nothing
+to fork and nothing that a worker could leak.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import platformdirs
 
 from ena24ssd.augment import augment
 from ena24ssd.boxes import truth_rows
+from ena24ssd.cache import Cache
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
 from ena24ssd.config import DataConfig
-from ena24ssd.pictures import PictureError, read_square
-
-CACHE_VERSION = 1  # of the pixels' meaning: raise it when pictures.read_square gives other pixels for the same file
-
-Progress = Callable[[Iterable], Iterable]
+from ena24ssd.pictures import view_of
 
 
 class Batch(NamedTuple):
@@ -58,37 +49,16 @@ class Examples:
         return Batch(np.ascontiguousarray(self.pixels[self.rows[chosen]]), self.truth[chosen], ids)
 
 
-class Cache(NamedTuple):
-    """Every readable picture of a dataset as a square of pixels."""
-
-    pixels: np.ndarray  # (images, S, S, 3) uint8, memory-mapped; a picture that failed is all zeros
-    failures: dict[str, str]  # image id -> why there are no pixels
-
-
-def cache_pictures(
-    dataset: CameraTrapDataset, side: int, folder: Path | None = None, progress: Progress | None = None
-) -> Cache:
-    """The dataset's pixels at ``side``, from the cache in ``folder`` or decoded into it now.
-
-    The cache is keyed by the file names, sizes and modification times it was made from, and appears under its name only
-    when it is whole: a run that is killed half-way leaves nothing that another would take for complete.
-    """
-    folder = folder or platformdirs.user_cache_path("ena24ssd")
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{dataset.name}-{side}px-{_fingerprint(dataset, side)}"
-    pixels_file, failures_file = folder / f"{name}.npy", folder / f"{name}.json"
-    if not pixels_file.exists() or _some_recovered(dataset, side, failures_file):
-        _fill_cache(dataset, side, pixels_file, failures_file, progress)
-    return Cache(np.load(pixels_file, mmap_mode="r"), json.loads(failures_file.read_text(encoding="utf-8")))
-
-
 def read_examples(
-    dataset: CameraTrapDataset, cache: Cache, ids: Sequence[str], max_boxes: int
+    dataset: CameraTrapDataset, cache: Cache, ids: Sequence[str], max_boxes: int, fit: str = "squash"
 ) -> tuple[Examples, tuple[Problem, ...]]:
-    """The examples of the given image ids, in that order, and a Problem for each picture that could not be read."""
+    """The examples of the given image ids, in that order, and what was odd about their files.
+
+    ``fit`` is how the cache's squares were made. A picture that gave none is left out, and among the problems.
+    """
     position = {image.id: row for row, image in enumerate(dataset.images)}
-    readable = [image_id for image_id in ids if image_id not in cache.failures]
-    rows = np.array([position[image_id] for image_id in readable], dtype=np.int64)
+    left_out = cache.left_out
+    rows = np.array([position[key] for key in ids if key not in left_out], dtype=np.int64)
     images = tuple(dataset.images[row] for row in rows)
     truth = np.full((len(images), max_boxes, 5), -1.0, dtype=np.float32)
     for block, image in zip(truth, images):
@@ -97,12 +67,10 @@ def read_examples(
                 f"{dataset.name}: image '{image.id}' has {len(image.boxes)} boxes, data.max_boxes is {max_boxes}; "
                 "raise it, or set it to null for as many as needed"
             )
-        block[:] = truth_rows(image.boxes, image.width, image.height, max_boxes)
-    problems = tuple(
-        Problem(image_id, "picture-unreadable", f"{cache.failures[image_id]}; the picture is left out")
-        for image_id in ids
-        if image_id in cache.failures
-    )
+        view = view_of(image.width, image.height, cache.pixels.shape[1], fit)
+        block[:] = truth_rows(image.boxes, view, max_boxes)
+    wanted = set(ids)
+    problems = tuple(problem for problem in cache.problems if problem.image_id in wanted)
     return Examples(images, cache.pixels, rows, truth), problems
 
 
@@ -151,58 +119,3 @@ def _ahead(jobs: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _fingerprint(dataset: CameraTrapDataset, side: int) -> str:
-    digest = hashlib.sha256(f"{CACHE_VERSION} {side} {dataset.root.resolve()}".encode())
-    for image in dataset.images:
-        try:
-            status = os.stat(dataset.path(image))
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "absent"
-        digest.update(f"\n{image.id}\t{image.file_name}\t{image.width}x{image.height}\t{state}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _decode(dataset: CameraTrapDataset, image: Image, side: int) -> np.ndarray:
-    return read_square(dataset.path(image), side, stored_size=(image.width, image.height)).pixels
-
-
-def _some_recovered(dataset: CameraTrapDataset, side: int, failures_file: Path) -> bool:
-    """Whether a picture that could not be read when the cache was made can be read now (a disk that was away, say)."""
-    failures = json.loads(failures_file.read_text(encoding="utf-8"))
-    for image in dataset.images:
-        if image.id in failures:
-            try:
-                _decode(dataset, image, side)
-            except PictureError:
-                continue
-            return True
-    return False
-
-
-def _fill_cache(
-    dataset: CameraTrapDataset, side: int, pixels_file: Path, failures_file: Path, progress: Progress | None
-) -> None:
-    with tempfile.TemporaryDirectory(prefix=".filling-", dir=pixels_file.parent) as room:
-        filling, noting = Path(room) / pixels_file.name, Path(room) / failures_file.name
-        pixels = np.lib.format.open_memmap(filling, "w+", np.uint8, (len(dataset.images), side, side, 3))
-
-        def decode(row: int) -> tuple[str, str] | None:
-            image = dataset.images[row]
-            try:
-                pixels[row] = _decode(dataset, image, side)
-            except PictureError as failure:
-                return image.id, str(failure)
-            return None
-
-        with ThreadPoolExecutor(
-            os.cpu_count() or 1, thread_name_prefix="decode"
-        ) as pool:  # Pillow decodes without the GIL
-            outcomes = pool.map(decode, range(len(dataset.images)))
-            failures = dict(failure for failure in (progress or iter)(outcomes) if failure is not None)
-        pixels.flush()
-        noting.write_text(json.dumps(failures, indent=1), encoding="utf-8")
-        os.replace(noting, failures_file)
-        os.replace(filling, pixels_file)  # last: its presence is what says that the cache is whole

@@ -54,14 +54,15 @@ class ImageDetections:
 
 
 def rows_to_detections(
-    rows: np.ndarray, class_names: Sequence[str], width: int, height: int, threshold: float
+    rows: np.ndarray, class_names: Sequence[str], width: int, height: int, threshold: float, view: Box | None = None
 ) -> tuple[Detection, ...]:
     """What an engine found in one picture, in pixels of the original, best first.
 
     Parameters: ``rows`` (N, 6), each ``[label, score, left, top, right, bottom]`` in unit corners; a negative label
     marks a row of padding. ``width`` and ``height`` of the original picture in pixels; ``threshold``, the lowest score
-    to keep. Returns the rows that reach the threshold, clipped to the picture; what has no area there is dropped. Equal
-    scores keep the order of their rows.
+    to keep; ``view``, what the network's square showed, in pixels of the original (left out: exactly the picture, as
+    squashing does). Returns the rows that reach the threshold, clipped to the picture; what has no area there is
+    dropped. Equal scores keep the order of their rows.
 
     Raises ValueError for rows of another shape, for NaN (a diverged network must not read as "nothing found"), and for
     a label without a class name.
@@ -81,7 +82,9 @@ def rows_to_detections(
         )
     rows = rows[(rows[:, 0] >= 0) & (rows[:, 1] >= threshold)]
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
-    pixels = np.clip(rows[:, 2:], 0.0, 1.0) * (width, height, width, height)  # (n, 4)
+    view = Box(0.0, 0.0, width, height) if view is None else view
+    pixels = rows[:, 2:] * np.tile((view.width, view.height), 2) + np.tile((view.left, view.top), 2)  # (n, 4)
+    pixels = np.clip(pixels, 0.0, (width, height, width, height))
     return tuple(
         Detection(int(label), class_names[int(label)], score, Box(*corners))
         for (label, score), corners in zip(rows[:, :2].tolist(), pixels.tolist(), strict=True)

@@ -16,7 +16,7 @@ from ena24ssd import draw
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.detections import ImageDetections, rows_to_detections, write_megadetector
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_picture, read_square
+from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_picture, read_square, view_of
 from ena24ssd.runs import CheckpointName, open_run
 
 
@@ -64,7 +64,7 @@ class Detector:
 
     def _decode(self, file: Path | str) -> Square | PictureError:
         try:
-            return read_square(file, self._config.data.image_side)
+            return read_square(file, self._config.data.image_side, self._config.data.fit)
         except PictureError as failure:
             return failure
 
@@ -77,8 +77,10 @@ class Detector:
             if isinstance(square, PictureError):
                 yield ImageDetections(file, None, None, failure=str(square))
                 continue
-            found = rows_to_detections(next(rows), self.class_names, square.width, square.height, threshold)
-            yield ImageDetections(file, square.width, square.height, found)
+            size = square.width, square.height
+            view = view_of(*size, self._config.data.image_side, self._config.data.fit)
+            found = rows_to_detections(next(rows), self.class_names, *size, threshold, view)
+            yield ImageDetections(file, *size, found)
 
 
 @dataclass

@@ -11,15 +11,16 @@ from PIL import Image as Pillow
 
 from ena24ssd import draw
 from ena24ssd.boxes import LabelledBox
-from ena24ssd.cameratraps import CameraTrapDataset
+from ena24ssd.cache import cache_pictures
+from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.config import RunConfig, change_config
-from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, iterate_batches, read_examples
-from ena24ssd.detections import Detection, rows_to_detections
+from ena24ssd.data import Batch, Examples, count_batches, iterate_batches, read_examples
+from ena24ssd.detections import Detection, ImageDetections, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.epoch import run_epoch
 from ena24ssd.files import replacing
 from ena24ssd.metrics import AnchorSums, detection_metrics
-from ena24ssd.pictures import PictureError, read_picture
+from ena24ssd.pictures import PictureError, read_picture, view_of
 from ena24ssd.runs import CheckpointName, Run, RunError, open_run
 from ena24ssd.sources import read_source
 from ena24ssd.splits import SIDES
@@ -65,8 +66,8 @@ def evaluate(
     if absent or not ids:
         why = f"{len(absent)} of its {len(ids)} pictures are no longer there" if absent else "it has no pictures"
         raise RunError(f"{run.folder}: split '{split}' cannot be measured: {why}")
-    cache = cache_pictures(dataset, config.data.image_side, config.data.cache)
-    examples, unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
+    cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache)
+    examples, _ = read_examples(dataset, cache, ids, max_boxes(dataset, config), config.data.fit)
     if not len(examples):
         raise RunError(f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be read")
     engine = load_engine(config, len(run.class_names))
@@ -75,7 +76,7 @@ def evaluate(
     metrics = measure(engine, examples, config, run.class_names, None if quiet else split)
     if sheet is not None:
         save_sheet(draw_sheet(engine, dataset, examples, config, 12), sheet)
-    return Report(split, kept.epoch, len(examples), len(unreadable), metrics)
+    return Report(split, kept.epoch, len(examples), len(ids) - len(examples), metrics)
 
 
 def measure(
@@ -93,7 +94,7 @@ def measure(
         def read(self) -> AnchorSums:
             for rows in self._step.rows():
                 image = examples.images[len(found)]
-                found.append(rows_to_detections(rows, class_names, image.width, image.height, 0.0))
+                found.append(_detections(rows, image, class_names, config, 0.0))
             return self._step.read()
 
     size = config.train.batch_size
@@ -120,13 +121,13 @@ def draw_sheet(
         try:
             picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
         except PictureError:  # it could be read when the cache was made; no drawing is worth stopping for
-            shape = width, round(width * image.height / image.width)
-            picture = Pillow.fromarray(examples.take(np.array([position])).images[0]).resize(shape)
-        picture.thumbnail(
-            (width, width)
-        )  # before drawing, so that words and lines stay as large as the sheet shows them
-        detections = rows_to_detections(
-            found, dataset.class_names, picture.width, picture.height, config.evaluation.score
+            picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), draw.PAPER)
+        picture.thumbnail((width, width))  # before drawing: words and lines stay as large as the sheet shows them
+        detections = ImageDetections(
+            image.file_name,
+            image.width,
+            image.height,
+            _detections(found, image, dataset.class_names, config, config.evaluation.score),
         )
         scale = picture.width / image.width, picture.height / image.height
         scaled = [LabelledBox(label, box.scale(*scale)) for label, box in image.boxes]
@@ -144,6 +145,14 @@ def save_sheet(sheet: Pillow.Image, path: Path) -> None:
 def closing_split(run: Run) -> str:
     """The split a run is judged on: test, else validation, else train."""
     return next(side for side in reversed(SIDES) if getattr(run.split, side))
+
+
+def _detections(
+    rows: np.ndarray, image: Image, class_names: Sequence[str], config: RunConfig, threshold: float
+) -> tuple[Detection, ...]:
+    """What the network's rows say about a picture, in its own pixels."""
+    view = view_of(image.width, image.height, config.data.image_side, config.data.fit)
+    return rows_to_detections(rows, class_names, image.width, image.height, threshold, view)
 
 
 def max_boxes(dataset: CameraTrapDataset, config: RunConfig) -> int:

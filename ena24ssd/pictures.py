@@ -1,7 +1,11 @@
 """How does a file become RGB pixels?
 
-One path for training, evaluation and prediction: decode (orientation applied, any colour mode, size limit), then squash
-to a square. The network never sees a picture that came another way.
+One path for training, evaluation and prediction: decode (orientation applied, any colour mode, size limit), then fit
+into a square. The network never sees a picture that came another way.
+
+Two ways to fit: ``squash`` resizes the whole picture to the square and gives up its aspect (the post's way);
+``letterbox`` keeps the aspect and fills the rest with grey bars. What the square then shows, as a rectangle in pixels
+of the picture, is its `view_of`: boxes go to the network and come back through it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,11 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageFile
 
+from ena24ssd.boxes import Box
+
+FITS = ("squash", "letterbox")
+BAR = (124, 116, 104)  # the mean of ImageNet: with the default data.mean, bars are zeros to the network
+SAME_SHAPE = 0.02  # aspects that differ by less are one: resized copies have whole pixels
 MAX_PIXELS = 178_000_000  # more is refused before it is decoded; Pillow's own limit lies just above
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -48,16 +57,19 @@ class Square(NamedTuple):
     pixels: np.ndarray  # (S, S, 3) uint8, RGB
     width: int  # of the original picture, oriented
     height: int
+    orientation: int = 1  # EXIF's, 2 to 8 where the camera was not held upright
+    as_stored: bool = False  # the orientation was left alone, because the annotations describe the stored picture
 
 
 def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None, least: int = 0) -> Pillow.Image:
     """Decode a file to an RGB picture.
 
-    The EXIF orientation is applied, except where the file as stored has exactly ``stored_size`` (width, height; what
-    the annotations say) and the oriented one has not: then the boxes refer to the stored picture.
+    The EXIF orientation is applied, except where the annotations describe the file as it is stored: where
+    ``stored_size``, their (width, height), has the shape of the stored picture and not that of the oriented one.
 
     ``least``: side in pixels below which detail is of no use; JPEGs are then decoded at 1/2, 1/4 or 1/8 as far as both
-    sides stay at least twice as long. The picture's ``info["full_size"]`` always holds the oriented full size.
+    sides stay at least twice as long. The picture's ``info`` holds ``full_size`` (width and height, oriented),
+    ``orientation`` (EXIF's, 1 to 8) and ``as_stored`` (whether it was left alone).
 
     Raises PictureError for anything that gives no picture.
     """
@@ -71,9 +83,6 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
             if least:
                 source.draft("RGB", (2 * least, 2 * least))
             orientation = _orientation(source)
-            turned = orientation >= 5 and full_size[0] != full_size[1]
-            if turned and stored_size == full_size:
-                orientation = 1
             picture = _to_rgb(source)
     except PictureError:
         raise
@@ -86,22 +95,70 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
         raise PictureError(f"more than {MAX_PIXELS:,} pixels") from None
     except DAMAGE as fault:
         raise PictureError(f"damaged or unreadable ({fault})") from fault
-    if orientation != 1:
+    as_stored = (
+        orientation >= 5
+        and stored_size is not None
+        and same_shape(stored_size, full_size)
+        and not same_shape(stored_size, full_size[::-1])
+    )
+    if orientation != 1 and not as_stored:
         picture = picture.transpose(TURN[orientation])
         full_size = full_size[::-1] if orientation >= 5 else full_size
-    picture.info["full_size"] = full_size
+    picture.info |= {"full_size": full_size, "orientation": orientation, "as_stored": as_stored}
     return picture
 
 
-def squash(picture: Pillow.Image, side: int) -> np.ndarray:
-    """The whole picture resized to (side, side, 3) uint8 with antialiasing; the aspect is not kept (the post's way)."""
-    return np.asarray(picture.resize((side, side), Pillow.Resampling.BILINEAR))
+def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two pictures of these (width, height) can be the same one, resized."""
+    ratio = (first[0] * second[1]) / (first[1] * second[0])
+    return max(ratio, 1 / ratio) < 1 + SAME_SHAPE
 
 
-def read_square(path: Path | str, side: int, *, stored_size: tuple[int, int] | None = None) -> Square:
-    """Decode and squash one file, at the lowest cost that keeps the square sharp. Raises PictureError."""
+def view_of(width: int, height: int, side: int, fit: str) -> Box:
+    """What a square of ``side`` pixels shows of a picture of ``width`` x ``height``, in pixels of the picture.
+
+    Squashed it is the picture itself; letterboxed it reaches beyond, by what the bars cover.
+    """
+    if fit == "squash":
+        return Box(0.0, 0.0, float(width), float(height))
+    left, top, shown_width, shown_height = _place(width, height, side)
+    x, y = width / shown_width, height / shown_height  # pixels of the picture in one of the square
+    return Box(-left * x, -top * y, (side - left) * x, (side - top) * y)
+
+
+def fit_square(picture: Pillow.Image, side: int, fit: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The picture in a square: (side, side, 3) uint8, resized with antialiasing.
+
+    ``size``: the (width, height) whose `view_of` the square shall show; left out, the picture's own.
+    """
+    if fit == "squash":
+        return np.asarray(picture.resize((side, side), Pillow.Resampling.BILINEAR))
+    left, top, width, height = _place(*(size or picture.size), side)
+    square = Pillow.new("RGB", (side, side), BAR)
+    square.paste(picture.resize((width, height), Pillow.Resampling.BILINEAR), (left, top))
+    return np.asarray(square)
+
+
+def read_square(
+    path: Path | str, side: int, fit: str = "squash", *, stored_size: tuple[int, int] | None = None
+) -> Square:
+    """Decode one file and fit it into a square, at the lowest cost that keeps it sharp.
+
+    Where ``stored_size``, the size in the annotations, has the shape of the picture, the square shows exactly what
+    `view_of` says of that size. Raises PictureError.
+    """
     picture = read_picture(path, stored_size=stored_size, least=side)
-    return Square(squash(picture, side), *picture.info["full_size"])
+    width, height = picture.info["full_size"]
+    annotated = stored_size is not None and same_shape(stored_size, (width, height))
+    pixels = fit_square(picture, side, fit, stored_size if annotated else (width, height))
+    return Square(pixels, width, height, picture.info["orientation"], picture.info["as_stored"])
+
+
+def _place(width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """Where a letterboxed picture lies in its square: left, top, width and height in whole pixels of the square."""
+    scale = side / max(width, height)
+    shown_width, shown_height = max(1, round(width * scale)), max(1, round(height * scale))
+    return (side - shown_width) // 2, (side - shown_height) // 2, shown_width, shown_height
 
 
 def _orientation(source: Pillow.Image) -> int:

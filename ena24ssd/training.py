@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
 from ena24ssd.config import RunConfig, change_config
-from ena24ssd.data import Batch, Examples, cache_pictures, count_batches, read_examples, shuffle_batches
+from ena24ssd.data import Batch, Examples, count_batches, read_examples, shuffle_batches
 from ena24ssd.engine import Board, Engine, Step, load_engine
 from ena24ssd.epoch import run_epoch
 from ena24ssd.evaluation import draw_sheet, max_boxes, measure, save_sheet
@@ -94,13 +95,13 @@ def _read_sides(
     dataset: CameraTrapDataset, split: Split, config: RunConfig, quiet: bool
 ) -> tuple[dict[str, Examples], list[Problem]]:
     """The examples of each side of the split, and every problem met on the way."""
-    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", len(dataset.images), leave=False, unit="picture")
-    cache = cache_pictures(dataset, config.data.image_side, config.data.cache, show)
+    show = None if quiet else lambda jobs, total: tqdm(jobs, "decoding", total, leave=False, unit="picture")
+    cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache, show)
     examples, problems = {}, list(dataset.problems)
     for side in SIDES:
         ids = getattr(split, side)
-        examples[side], unreadable = read_examples(dataset, cache, ids, max_boxes(dataset, config))
-        problems += unreadable
+        examples[side], odd = read_examples(dataset, cache, ids, max_boxes(dataset, config), config.data.fit)
+        problems += odd
     return examples, problems
 
 

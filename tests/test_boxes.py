@@ -85,7 +85,9 @@ def test_iou_does_not_depend_on_the_unit():
 
 
 def test_truth_rows_are_unit_corners_with_the_padding_at_the_end():
-    rows = truth_rows([LabelledBox(3, Box(0, 10, 100, 20)), LabelledBox(0, Box(50, 0, 75, 40))], 100, 40, rows=4)
+    rows = truth_rows(
+        [LabelledBox(3, Box(0, 10, 100, 20)), LabelledBox(0, Box(50, 0, 75, 40))], Box(0, 0, 100, 40), rows=4
+    )
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(
         rows,
@@ -95,14 +97,14 @@ def test_truth_rows_are_unit_corners_with_the_padding_at_the_end():
 
 @pytest.mark.parametrize("rows", [0, 2], ids=["no room asked for", "nothing but padding"])
 def test_a_blank_picture_is_padding_only(rows):
-    assert np.array_equal(truth_rows([], 100, 40, rows), np.full((rows, 5), -1, np.float32))
+    assert np.array_equal(truth_rows([], Box(0, 0, 100, 40), rows), np.full((rows, 5), -1, np.float32))
 
 
 def test_boxes_that_fill_the_rows_leave_no_padding_and_one_more_is_refused():
     many = [LabelledBox(0, Box(0, 0, 1, 1))] * 3
-    assert (truth_rows(many, 2, 2, rows=3)[:, 0] == 0).all()
+    assert (truth_rows(many, Box(0, 0, 2, 2), rows=3)[:, 0] == 0).all()
     with pytest.raises(ValueError, match=r"3 boxes do not fit into 2 truth rows; raise data\.max_boxes to 3"):
-        truth_rows(many, 2, 2, rows=2)
+        truth_rows(many, Box(0, 0, 2, 2), rows=2)
 
 
 def test_gluoncv_agrees_on_overlap_and_on_corners_of_a_resized_picture():
@@ -115,5 +117,5 @@ def test_gluoncv_agrees_on_overlap_and_on_corners_of_a_resized_picture():
     corner = draw.uniform(0, 50, (20, 2))
     many = np.hstack([corner, corner + draw.uniform(1, 50, (20, 2))])
     np.testing.assert_allclose(iou(many[:8], many[8:]), bbox_iou(many[:8], many[8:]))
-    rows = truth_rows([LabelledBox(0, Box(*box)) for box in many], 120, 110, rows=20)
+    rows = truth_rows([LabelledBox(0, Box(*box)) for box in many], Box(0, 0, 120, 110), rows=20)
     np.testing.assert_allclose(rows[:, 1:] * 512, resize(many, (120, 110), (512, 512)), rtol=1e-5)

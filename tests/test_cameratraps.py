@@ -539,7 +539,7 @@ def test_a_broken_document_gives_a_sound_dataset_or_an_annotation_error(document
             assert 0 <= label < len(dataset.class_names)
             assert 0 <= box.left < box.right <= image.width
             assert 0 <= box.top < box.bottom <= image.height
-        rows = truth_rows(image.boxes, image.width, image.height, dataset.max_boxes)
+        rows = truth_rows(image.boxes, Box(0, 0, image.width, image.height), dataset.max_boxes)
         assert np.isfinite(rows).all()
         assert (rows[: len(image.boxes), 1:3] < rows[: len(image.boxes), 3:]).all(), "float32 keeps every box a box"
 
@@ -591,7 +591,7 @@ def test_the_first_annotation_is_the_one_the_post_prints(ena24):
 @needs_real
 def test_picture_3_normalised_is_what_the_post_feeds_the_network(ena24):
     (image,) = (image for image in ena24.images if image.id == "3")
-    row = truth_rows(image.boxes, image.width, image.height, ena24.max_boxes)[0]
+    row = truth_rows(image.boxes, Box(0, 0, image.width, image.height), ena24.max_boxes)[0]
     assert row == pytest.approx([0, 0.149744, 0.824874, 0.2211249, 0.96404], abs=1e-6)
 
 

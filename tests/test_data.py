@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ena24ssd.boxes import truth_rows
+from ena24ssd.boxes import Box, truth_rows
+from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import read
 from ena24ssd.config import DataConfig
-from ena24ssd.data import cache_pictures, count_batches, iterate_batches, read_examples, shuffle_batches
-from ena24ssd.pictures import PictureError, read_square
+from ena24ssd.data import count_batches, iterate_batches, read_examples, shuffle_batches
+from ena24ssd.pictures import read_square, view_of
 
 SIDE = 40
 
@@ -26,7 +25,7 @@ def dataset(scenes):
 @pytest.fixture
 def examples(dataset, tmp_path):
     ids = [image.id for image in dataset.images]
-    return read_examples(dataset, cache_pictures(dataset, SIDE, tmp_path), ids, 4)[0]
+    return read_examples(dataset, cache_pictures(dataset, SIDE, folder=tmp_path), ids, 4)[0]
 
 
 def test_the_cache_holds_exactly_what_decoding_gives(dataset, examples):
@@ -34,51 +33,18 @@ def test_the_cache_holds_exactly_what_decoding_gives(dataset, examples):
         image = dataset.images[position]
         batch = examples.take(np.array([position]))
         assert np.array_equal(batch.images[0], read_square(dataset.path(image), SIDE).pixels)
-        assert np.array_equal(batch.truth[0], truth_rows(image.boxes, image.width, image.height, 4))
+        assert np.array_equal(batch.truth[0], truth_rows(image.boxes, Box(0, 0, image.width, image.height), 4))
         assert batch.ids == (image.id,)
 
 
-def test_a_second_reading_decodes_nothing(dataset, tmp_path, monkeypatch):
-    cache_pictures(dataset, SIDE, tmp_path)
-    monkeypatch.setattr("ena24ssd.data.read_square", lambda *_, **__: pytest.fail("decoded again"))
-    assert cache_pictures(dataset, SIDE, tmp_path).pixels.shape == (48, SIDE, SIDE, 3)
-
-
-@pytest.mark.parametrize("change", ["another side", "a changed file", "fewer pictures"])
-def test_the_cache_is_built_anew_when_what_it_was_made_from_changes(dataset, tmp_path, change):
-    cache_pictures(dataset, SIDE, tmp_path)
-    side = SIDE + 1 if change == "another side" else SIDE
-    if change == "a changed file":
-        os.utime(dataset.path(dataset.images[0]))
-    if change == "fewer pictures":
-        dataset = replace(dataset, images=dataset.images[1:])
-    assert cache_pictures(dataset, side, tmp_path).pixels.shape == (len(dataset.images), side, side, 3)
-    assert len(list(tmp_path.glob("*.npy"))) == 2
-
-
-def test_a_build_that_is_killed_leaves_nothing_that_looks_whole(dataset, tmp_path, monkeypatch):
-    def die(path, side, **_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ena24ssd.data.read_square", die)
-    with pytest.raises(KeyboardInterrupt):
-        cache_pictures(dataset, SIDE, tmp_path)
-    assert not list(tmp_path.glob("*.npy"))
-
-
-def test_an_unreadable_picture_is_left_out_and_reported(dataset, tmp_path):
-    photos = tmp_path / "photos"
-    for image in dataset.images[:6]:
-        target = photos / image.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(dataset.path(image).read_bytes() if image is not dataset.images[2] else b"broken")
-    some = replace(dataset, images=dataset.images[:6], root=photos)
-    cache = cache_pictures(some, SIDE, tmp_path / "cache")
-    examples, problems = read_examples(some, cache, [image.id for image in some.images], 4)
-    assert [image.id for image in examples.images] == [image.id for image in some.images if image is not some.images[2]]
-    assert [(p.image_id, p.rule) for p in problems] == [(some.images[2].id, "picture-unreadable")]
-    assert "not a picture" in problems[0].detail
-    assert np.array_equal(examples.take(np.array([2])).images[0], read_square(some.path(some.images[3]), SIDE).pixels)
+def test_letterboxed_examples_keep_the_aspect_of_their_boxes(dataset, tmp_path):
+    cache = cache_pictures(dataset, SIDE, "letterbox", tmp_path)
+    examples, _ = read_examples(dataset, cache, [image.id for image in dataset.images], 4, "letterbox")
+    for image, truth in zip(examples.images, examples.truth):
+        assert np.array_equal(truth, truth_rows(image.boxes, view_of(image.width, image.height, SIDE, "letterbox"), 4))
+        for row, (_, box) in zip(truth, image.boxes):
+            wide, high = row[3] - row[1], row[4] - row[2]
+            assert wide / high == pytest.approx(box.width / box.height, rel=1e-4)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -96,20 +62,10 @@ def test_an_epochs_last_smaller_batch_can_be_left_out(examples, size, batches):
     assert sizes == [size] * batches and len(sizes) == count_batches(48, size, True)
 
 
-def test_a_picture_that_can_be_read_again_is_no_failure_any_more(dataset, tmp_path, monkeypatch):
-    def away(path, side, **_):
-        raise PictureError("disk away")
-
-    with monkeypatch.context() as trouble:
-        trouble.setattr("ena24ssd.data.read_square", away)
-        assert len(cache_pictures(dataset, SIDE, tmp_path).failures) == 48
-    assert not cache_pictures(dataset, SIDE, tmp_path).failures
-
-
 def test_more_boxes_than_rows_name_the_picture(dataset, tmp_path):
     crowded = next(image for image in dataset.images if image.boxes)
     with pytest.raises(ValueError, match=rf"'{crowded.id}'.*data\.max_boxes"):
-        read_examples(dataset, cache_pictures(dataset, SIDE, tmp_path), [crowded.id], 0)
+        read_examples(dataset, cache_pictures(dataset, SIDE, folder=tmp_path), [crowded.id], 0)
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone(examples):
@@ -135,9 +91,3 @@ def test_stopping_early_leaves_no_thread_working(examples):
     batches = iterate_batches(examples, 1, workers=2)
     next(batches)
     batches.close()
-
-
-def test_failures_are_kept_with_the_cache(dataset, tmp_path):
-    cache_pictures(dataset, SIDE, tmp_path)
-    (notes,) = tmp_path.glob("*.json")
-    assert json.loads(notes.read_text()) == {}

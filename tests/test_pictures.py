@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ena24ssd.pictures import PictureError, read_picture, read_square, squash
+from ena24ssd.boxes import Box, LabelledBox, truth_rows
+from ena24ssd.detections import rows_to_detections
+from ena24ssd.pictures import BAR, FITS, PictureError, fit_square, read_picture, read_square, view_of
 
 RED_LEFT = np.zeros((40, 80, 3), dtype=np.uint8)
 RED_LEFT[:, :40, 0] = 255
@@ -114,7 +116,53 @@ def test_a_square_holds_the_whole_picture_squashed(tmp_path):
     assert square.pixels.shape == (16, 16, 3) and square.pixels.dtype == np.uint8
     assert (square.width, square.height) == (80, 40)
     assert square.pixels[:, :7, 0].min() > 250 and square.pixels[:, 9:, 0].max() < 5
-    assert np.array_equal(square.pixels, squash(Image.fromarray(RED_LEFT), 16))
+    assert np.array_equal(square.pixels, fit_square(Image.fromarray(RED_LEFT), 16, "squash"))
+
+
+def test_a_letterboxed_square_keeps_the_aspect_between_bars(tmp_path):
+    square = read_square(save(tmp_path / "a.png", RED_LEFT), 16, "letterbox")
+    assert (square.pixels[:4] == BAR).all() and (square.pixels[12:] == BAR).all()
+    assert square.pixels[4:12, :7, 0].min() > 250 and square.pixels[4:12, 9:, 0].max() < 5
+    assert view_of(80, 40, 16, "letterbox") == Box(0, -20, 80, 60)
+
+
+SIDES = st.integers(1, 6000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(fit=st.sampled_from(FITS), width=SIDES, height=SIDES, side=st.integers(32, 2048), data=st.data())
+def test_a_box_comes_back_from_the_square_to_where_it_was(fit, width, height, side, data):
+    unit = st.floats(0, 1)
+    left, right = sorted((data.draw(unit) * width, data.draw(unit) * width))
+    top, bottom = sorted((data.draw(unit) * height, data.draw(unit) * height))
+    view = view_of(width, height, side, fit)
+    ((label, *corners),) = truth_rows([LabelledBox(0, Box(left, top, right, bottom))], view, 1).tolist()
+    assert all(-1e-6 <= corner <= 1 + 1e-6 for corner in corners)
+    found = rows_to_detections(np.array([[label, 0.9, *corners]]), ["Bear"], width, height, 0.5, view)
+    if found:
+        assert np.abs(np.subtract(found[0].box, (left, top, right, bottom))).max() < 0.01
+    else:
+        assert right - left < 0.01 or bottom - top < 0.01
+
+
+@settings(max_examples=40, deadline=None)
+@given(fit=st.sampled_from(FITS), width=st.integers(40, 400), height=st.integers(40, 400), data=st.data())
+def test_what_is_seen_in_the_square_lies_where_it_is_in_the_picture(tmp_path_factory, fit, width, height, data):
+    """A white rectangle, found by its pixels in the square, maps back onto itself to within a pixel of the square."""
+    side = 64
+    left, top = data.draw(st.integers(0, width // 2)), data.draw(st.integers(0, height // 2))
+    right, bottom = data.draw(st.integers(left + width // 4, width)), data.draw(st.integers(top + height // 4, height))
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[top:bottom, left:right] = 255
+    square = read_square(save(tmp_path_factory.mktemp("p") / "a.png", pixels), side, fit).pixels
+    rows, columns = np.nonzero(square.min(axis=2) > 127)
+    corners = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / side
+    view = view_of(width, height, side, fit)
+    ((*_, box),) = (
+        (found.box,) for found in rows_to_detections(np.array([[0, 0.9, *corners]]), ["Bear"], width, height, 0.5, view)
+    )
+    allowed = np.tile((view.width / side, view.height / side), 2) * 0.75 + 1e-9
+    assert (np.abs(np.subtract(box, (left, top, right, bottom))) <= allowed).all()
 
 
 def huge_png() -> bytes:

@@ -1,0 +1,204 @@
+"""Where are the squares of pixels kept, and are they still those of the files?
+
+Decoding a camera-trap picture takes ten milliseconds, reading its square back takes none. So every picture is decoded
+once, and its square kept on disk as plain bytes that an epoch maps into memory. For each square a mark of the file it
+came from is kept too; squares of files that have changed since are made anew, the others are taken over.
+
+One process fills a cache, others that want it wait; one that is killed half-way leaves nothing behind that passes for
+whole. Caches nobody has asked for in a month are deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import platformdirs
+from filelock import FileLock, Timeout
+
+from ena24ssd.cameratraps import CameraTrapDataset, Problem
+from ena24ssd.files import replacing
+from ena24ssd.inspection import PICTURE_NOTICES, examine
+
+CACHE_VERSION = 2  # of the squares' meaning: raise it when pictures.read_square gives other pixels for the same file
+KEPT_DAYS = 30  # since a cache was last asked for
+NO_MARK = 0  # the mark of a file that is not there
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+class Cache(NamedTuple):
+    """Every picture of a dataset as a square of pixels, and what was odd about the files."""
+
+    pixels: np.ndarray  # (images, S, S, 3) uint8, memory-mapped; all zeros where a picture is left out
+    problems: tuple[Problem, ...]
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The ids of pictures without a usable square."""
+        return frozenset(problem.image_id for problem in self.problems if problem.rule not in PICTURE_NOTICES)
+
+
+def cache_pictures(
+    dataset: CameraTrapDataset,
+    side: int,
+    fit: str = "squash",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Cache:
+    """The dataset's squares at ``side`` pixels, from ``folder`` (left out: the user's cache) or decoded into it now.
+
+    ``progress`` wraps an iterable of known length, if there is anything to decode. Raises OSError where the disk is
+    too full: a picture takes 3 * side * side bytes.
+    """
+    folder = folder or platformdirs.user_cache_path("ena24ssd")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{dataset.name}-{side}px-{fit}-{_key(dataset, side, fit)}"
+    with _only_one(folder / f".{name}.lock"):
+        marks = np.fromiter((_mark(dataset.path(image)) for image in dataset.images), np.uint64, len(dataset.images))
+        cache, known = _open(folder, name, (len(marks), side, side, 3))
+        stale = np.arange(len(marks)) if cache is None else np.flatnonzero(known != marks)
+        if cache is not None and not len(stale):
+            stale = _recovered(dataset, cache)
+        if len(stale):
+            cache = _fill(dataset, fit, folder, name, marks, stale, cache or _nothing(len(marks), side), progress)
+        os.utime(folder / f"{name}.npz")  # asked for today
+        _sweep(folder, name, Path(cache.pixels.filename))
+    return cache
+
+
+def _key(dataset: CameraTrapDataset, side: int, fit: str) -> str:
+    """What the squares are of: which records of which folder, made how."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {side} {fit} {dataset.root.resolve()}".encode(errors="surrogateescape"))
+    for image in dataset.images:
+        digest.update(f"\n{image.id}\t{image.file_name}\t{image.width}x{image.height}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _mark(path: Path) -> int:
+    """A number that changes with the file, as far as its size and time of change tell."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return NO_MARK
+    state = f"{status.st_size} {status.st_mtime_ns}".encode()
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """One process at a time; the system takes the lock back from one that is killed."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logging.getLogger(__name__).warning("waiting: another run is filling the picture cache in %s", path.parent)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[Cache | None, np.ndarray | None]:
+    """The cache as it is and the marks it was made from; None where there is no whole one."""
+    try:
+        with np.load(folder / f"{name}.npz") as notes:
+            marks, problems = notes["marks"], json.loads(notes["problems"].tobytes())
+            pixels = np.load(folder / str(notes["pixels"]), mmap_mode="r")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None, None
+    if pixels.shape != shape or pixels.dtype != np.uint8 or marks.shape != shape[:1]:
+        return None, None
+    return Cache(pixels, tuple(Problem(*problem) for problem in problems)), marks
+
+
+def _nothing(count: int, side: int) -> Cache:
+    return Cache(np.broadcast_to(np.uint8(0), (count, side, side, 3)), ())
+
+
+def _recovered(dataset: CameraTrapDataset, cache: Cache) -> np.ndarray:
+    """Rows of unchanged files that could not be read once and can be now: a disk that had a bad day, say."""
+    unreadable = {problem.image_id for problem in cache.problems if problem.rule == "picture-unreadable"}
+    side = cache.pixels.shape[1]
+    rows = (row for row, image in enumerate(dataset.images) if image.id in unreadable)
+    return np.array(
+        [r for r in rows if examine(dataset.images[r], dataset.path(dataset.images[r]), side)[0] is not None], np.int64
+    )
+
+
+def _fill(
+    dataset: CameraTrapDataset,
+    fit: str,
+    folder: Path,
+    name: str,
+    marks: np.ndarray,
+    stale: np.ndarray,
+    known: Cache,
+    progress: Progress | None,
+) -> Cache:
+    """The cache made anew: ``stale`` rows from their files, the others as they were ``known``."""
+    pixels_file = folder / f"{name}-{secrets.token_hex(4)}.npy"
+    pixels = _make_room(pixels_file, known.pixels.shape)
+    if len(stale) < len(pixels):
+        for start in range(0, len(pixels), 1024):
+            pixels[start : start + 1024] = known.pixels[start : start + 1024]
+
+    def decode(row: int) -> Problem | None:
+        image = dataset.images[row]
+        square, problem = examine(image, dataset.path(image), pixels.shape[1], fit)
+        pixels[row] = 0 if square is None else square.pixels
+        return problem
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+        outcomes = pool.map(decode, stale)  # Pillow decodes without the GIL
+        found = [p for p in (outcomes if progress is None else progress(outcomes, len(stale))) if p is not None]
+    row_of = {image.id: row for row, image in enumerate(dataset.images)}
+    kept = [problem for problem in known.problems if row_of[problem.image_id] not in set(stale.tolist())]
+    problems = sorted(kept + found, key=lambda problem: row_of[problem.image_id])
+    pixels.flush()
+    # These notes are what says that the pixels are whole, and of which files; without them they are rubbish.
+    with replacing(folder / f"{name}.npz") as file:
+        written = np.frombuffer(json.dumps(problems).encode(), np.uint8)
+        np.savez(file, marks=marks, problems=written, pixels=np.array(pixels_file.name))
+    return Cache(np.load(pixels_file, mmap_mode="r"), tuple(problems))
+
+
+def _make_room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An empty array on disk whose room is really there: a full disk would else kill the process on writing to it."""
+    needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(
+            f"{path.parent}: the picture cache needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
+            "make room, lower data.image_side, or name a folder on another disk (data.cache)"
+        )
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return pixels
+
+
+def _sweep(folder: Path, name: str, used: Path) -> None:
+    """Delete the pixels of this cache that are no longer ``used``, and caches that nobody asked for in a month."""
+    rubbish = [file for file in folder.glob(f"{escape(name)}-*.npy") if file.name != used.name]
+    for notes_file in folder.glob("*px-*.npz"):
+        if time.time() - notes_file.stat().st_mtime > KEPT_DAYS * 86_400:
+            rubbish += [notes_file, *folder.glob(f"{escape(notes_file.stem)}-*.npy")]
+    for file in rubbish:
+        # Windows keeps a file that another process has open: it goes the next time.
+        with suppress(OSError):
+            file.unlink()

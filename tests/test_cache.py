@@ -1,0 +1,220 @@
+"""Do the squares on disk stay those of the files, whatever happens?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from filelock import FileLock, Timeout
+
+from ena24ssd import cache as room
+from ena24ssd.cache import cache_pictures
+from ena24ssd.cameratraps import CameraTrapDataset, read
+from ena24ssd.data import read_examples
+from ena24ssd.pictures import PictureError, read_square
+
+SIDE = 40
+
+
+@pytest.fixture
+def dataset(scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")  # for these tests change the files
+    return read(tmp_path / "scenes" / "scenes.json")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pictures that are decoded from now on."""
+    names: list[str] = []
+
+    def counting(image, path, side, fit="squash", real=room.examine):
+        names.append(image.file_name)
+        return real(image, path, side, fit)
+
+    monkeypatch.setattr(room, "examine", counting)
+    return names
+
+
+def is_whole(cache: room.Cache, dataset: CameraTrapDataset) -> bool:
+    """Every square is what its file gives now."""
+    squares = [read_square(dataset.path(image), SIDE).pixels for image in dataset.images]
+    return np.array_equal(cache.pixels, np.stack(squares))
+
+
+def test_the_cache_holds_what_decoding_gives_and_a_second_call_decodes_nothing(dataset, folder, monkeypatch):
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    names = decoded(monkeypatch)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    assert names == []
+
+
+def test_only_the_file_that_changed_is_decoded_again(dataset, folder, monkeypatch):
+    before = cache_pictures(dataset, SIDE, folder=folder)
+    old = np.array(before.pixels[7])
+    changed = dataset.images[7]
+    dataset.path(changed).write_bytes(dataset.path(dataset.images[30]).read_bytes())
+    names = decoded(monkeypatch)
+    after = cache_pictures(dataset, SIDE, folder=folder)
+    assert names == [changed.file_name]
+    assert is_whole(after, dataset)
+    assert np.array_equal(before.pixels[7], old), "a run that still reads the old squares keeps them"
+    assert len(list(folder.glob("*.npy"))) == 1, "nothing superseded stays on disk"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: (data, SIDE + 1, "squash"), id="another side"),
+        pytest.param(lambda data: (data, SIDE, "letterbox"), id="another way to fit"),
+        pytest.param(lambda data: (replace(data, images=data.images[1:]), SIDE, "squash"), id="fewer pictures"),
+        pytest.param(
+            lambda data: (replace(data, images=(data.images[0]._replace(width=80), *data.images[1:])), SIDE, "squash"),
+            id="another size in the json",
+        ),
+    ],
+)
+def test_other_squares_get_a_cache_of_their_own(dataset, folder, change):
+    cache_pictures(dataset, SIDE, folder=folder)
+    other, side, fit = change(dataset)
+    assert cache_pictures(other, side, fit, folder).pixels.shape == (len(other.images), side, side, 3)
+    assert len(list(folder.glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda pixels, notes: notes.unlink(), id="the notes are lost"),
+        pytest.param(lambda pixels, notes: pixels.unlink(), id="the pixels are lost"),
+        pytest.param(lambda pixels, notes: notes.write_bytes(notes.read_bytes()[:100]), id="the notes are cut short"),
+        pytest.param(lambda pixels, notes: notes.write_bytes(b""), id="the notes are empty"),
+        pytest.param(lambda pixels, notes: os.truncate(pixels, 5000), id="the pixels are cut short"),
+        pytest.param(lambda pixels, notes: np.save(pixels, np.zeros((2, 2))), id="the pixels are another array"),
+    ],
+)
+def test_a_damaged_cache_is_built_anew(dataset, folder, harm):
+    cache_pictures(dataset, SIDE, folder=folder)
+    harm(next(folder.glob("*.npy")), next(folder.glob("*.npz")))
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    assert len(list(folder.glob("*.npy"))) == 1
+
+
+def test_an_unreadable_picture_is_left_out_and_reported(dataset, folder):
+    broken = dataset.images[2]
+    dataset.path(broken).write_bytes(b"broken")
+    cache = cache_pictures(dataset, SIDE, folder=folder)
+    examples, problems = read_examples(dataset, cache, [image.id for image in dataset.images], 4)
+    assert [image.id for image in examples.images] == [image.id for image in dataset.images if image is not broken]
+    assert [(p.image_id, p.rule) for p in problems] == [(broken.id, "picture-unreadable")]
+    assert broken.file_name in problems[0].detail and "not a picture" in problems[0].detail
+    after = examples.take(np.array([2])).images[0]
+    assert np.array_equal(after, read_square(dataset.path(dataset.images[3]), SIDE).pixels)
+
+
+def test_a_picture_that_can_be_read_again_is_no_failure_any_more(dataset, folder, monkeypatch):
+    def away(path, *_, **__):
+        raise PictureError("disk away")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr("ena24ssd.inspection.read_square", away)
+        assert len(cache_pictures(dataset, SIDE, folder=folder).left_out) == 48
+    cache = cache_pictures(dataset, SIDE, folder=folder)
+    assert not cache.problems and is_whole(cache, dataset)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ena24ssd import cache
+from ena24ssd.cameratraps import read
+done, real = [], cache.examine
+def examine(*arguments):
+    done.append(0)
+    if len(done) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+cache.examine = examine
+cache.cache_pictures(read(sys.argv[1]), 40, folder=Path(sys.argv[2]))
+"""
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_passes_for_whole_and_no_rubbish(dataset, folder):
+    json_file = dataset.root.parent / dataset.name
+    killed = subprocess.run([sys.executable, "-c", KILLED, json_file, folder], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(folder.glob("*.npz")) and len(list(folder.glob("*.npy"))) == 1
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    assert len(list(folder.glob("*.npy"))) == 1
+
+
+def test_runs_that_want_the_same_cache_at_once_build_it_once(dataset, folder, monkeypatch, caplog):
+    names, built = decoded(monkeypatch), []
+    threads = [
+        threading.Thread(target=lambda: built.append(cache_pictures(dataset, SIDE, folder=folder))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(built) == 4 and all(is_whole(cache, dataset) for cache in built)
+    assert len(names) == 48
+    assert "another run is filling" in caplog.text
+
+
+HOLDER = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_left_by_a_killed_process_holds_nobody_up(dataset, folder):
+    cache_pictures(dataset, SIDE, folder=folder)
+    file = next(folder.glob(".*.lock"))
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, file], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    with pytest.raises(Timeout):
+        FileLock(file).acquire(timeout=0)
+    holder.kill()
+    holder.communicate(timeout=10)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(dataset, folder, monkeypatch):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"needs .* GB and .* are free.*data\.cache"):
+        cache_pictures(dataset, SIDE, folder=folder)
+    assert not list(folder.glob("*.np*"))
+
+
+def test_caches_nobody_asked_for_in_a_month_are_deleted_and_others_are_not(dataset, folder):
+    cache_pictures(dataset, SIDE, folder=folder)
+    cache_pictures(dataset, SIDE + 1, folder=folder)
+    (folder / "notes.npz").write_bytes(b"somebody else's")
+    old, kept = (next(folder.glob(f"*{side}px*.npz")) for side in (SIDE, SIDE + 1))
+    for file in (old, folder / "notes.npz"):
+        os.utime(file, (time.time() - 40 * 86_400,) * 2)
+    cache_pictures(dataset, SIDE + 2, folder=folder)
+    assert not old.exists() and kept.exists() and (folder / "notes.npz").exists()
+    assert len(list(folder.glob("*.npy"))) == 2
+
+
+def test_a_picture_takes_three_bytes_a_pixel_on_disk(dataset, folder):
+    cache_pictures(dataset, SIDE, folder=folder)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert size < 48 * (3 * SIDE * SIDE + 20) + 2000
