@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prettytable import PrettyTable
+
+if TYPE_CHECKING:
+    from ena24ssd.leaks import Leaks
 
 Metrics = Mapping[str, float]
 
@@ -47,4 +51,38 @@ def figure_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
         floor = judged[baseline] if isinstance(baseline, str) else baseline
         row = [f"{values[name]:.4f}" if name in values else "" for values in metrics.values()]
         table.add_row([title, *row, "" if floor is None else f"{floor:.4f}"])
+    return table
+
+
+def species_table(boxes: Mapping[str, int]) -> PrettyTable:
+    """How many boxes each species has."""
+    table = PrettyTable(["species", "boxes"], align="r")
+    table.align["species"] = "l"
+    table.add_rows(list(boxes.items()))
+    return table
+
+
+def problem_table(rows: Sequence[tuple[str, int, str, str]]) -> PrettyTable:
+    """Problems counted by rule: (rule, count, what the rule means, a first case)."""
+    table = PrettyTable(["rule", "count", "what is done", "first case"], align="l", max_width=60)
+    for row in rows:
+        table.add_row(row, divider=True)
+    return table
+
+
+def leak_table(splits: Sequence[Leaks]) -> PrettyTable:
+    """What each way to split a dataset gives away, by hash and by what the json knows (`ena24ssd.leaks`)."""
+    table = PrettyTable(
+        ["split", "side", "pictures", "same scene", "by another hash", "same sequence", "same camera", "least even"],
+        align="r",
+    )
+    table.align["split"] = table.align["side"] = table.align["least even"] = "l"
+    for split in splits:
+        worst = split.imbalance
+        uneven = ""
+        if worst is not None:
+            uneven = f"{worst.species or 'blank'} {worst.pictures} of {worst.due:.0f} on {worst.side}"
+        for side, leak in split.leaks.items():
+            shares = ["unknown" if share is None else f"{share:.1%}" for share in leak]
+            table.add_row([split.kind, side, f"{split.sizes[side]:,}", *shares, uneven])
     return table

@@ -1,0 +1,1 @@
+"""What does each verb of the command line take, and what does it say?"""

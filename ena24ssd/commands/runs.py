@@ -1,0 +1,113 @@
+"""What can be done with a run from the command line: make one, measure it, use it?
+
+Each verb is a function that adds its options, and one that calls the package and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from ena24ssd.config import ConfigError, change_config, read_config
+from ena24ssd.files import replace_file
+
+
+def add_verbs(add) -> None:
+    """Add every verb of this module by ``add(name, function, help)``, which returns the verb's parser."""
+    door = add("train", _train, "Train a detector into a new run folder.")
+    door.add_argument("choices", nargs="*", metavar="CONFIG.yaml | section.field=value", help="preset and overrides")
+    door.add_argument("--data", type=Path, help="dataset folder or json (data.path)")
+    door.add_argument("--out", type=Path, help="run folder to make (default: runs/<preset>-<time>)")
+    door.add_argument("--quiet", action="store_true", help="no progress, only the result")
+
+    door = add("evaluate", _evaluate, "Measure a run's checkpoint on a split.")
+    door.add_argument("run", type=Path)
+    door.add_argument("--split", choices=("train", "validation", "test"), help="default: test, else validation")
+    door.add_argument("--data", type=Path, help="where the dataset lies now, if it moved")
+    door.add_argument("--sheet", type=Path, help="picture file to draw detections beside the truth into")
+    door.add_argument("--json", type=Path, help="file to write the figures to")
+    _add_model_options(door)
+
+    door = add("predict", _predict, "Find animals in pictures; write MegaDetector JSON and drawn pictures.")
+    door.add_argument("run", type=Path)
+    door.add_argument("paths", nargs="+", metavar="picture-or-folder")
+    door.add_argument("--out", type=Path, default=Path("results.json"), help="MegaDetector JSON (%(default)s)")
+    door.add_argument("--draw", type=Path, help="folder for pictures with the detections drawn on them")
+    door.add_argument("--threshold", type=float, help="lowest score to keep (default: the run's evaluation.score)")
+    _add_model_options(door)
+
+
+def _add_model_options(door: argparse.ArgumentParser) -> None:
+    door.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    door.add_argument("--device", help="cpu, gpu, gpu:N or auto (default: as in training)")
+    door.add_argument("--quiet", action="store_true", help="no progress, only the result")
+
+
+def _train(choice: argparse.Namespace) -> int:
+    from ena24ssd.evaluation import closing_split
+    from ena24ssd.tables import figure_table, post_table
+    from ena24ssd.training import train
+
+    overrides = [word for word in choice.choices if "=" in word]
+    files = [word for word in choice.choices if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one config file at most, not {' and '.join(files)}; overrides are section.field=value")
+    config = read_config(files[0] if files else None, overrides)
+    if choice.data is not None:
+        config = change_config(config, {"data.path": choice.data})
+    name = Path(files[0]).stem if files else "default"
+    folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}")
+    run = train(config, folder, quiet=choice.quiet)
+    closing = [row for row in run.rows() if row.get("closing")]
+    metrics = {row["split"]: row for row in closing}
+    how = "the best on validation" if run.split.validation else "the last; there is no validation split"
+    print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
+    print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
+    print(figure_table(metrics))
+    print(f"detections beside the truth: {run.sheet_file}")
+    return 0
+
+
+def _evaluate(choice: argparse.Namespace) -> int:
+    from ena24ssd.evaluation import evaluate
+    from ena24ssd.tables import figure_table, post_table
+
+    report = evaluate(
+        choice.run,
+        choice.split,
+        choice.checkpoint,
+        data=choice.data,
+        device=choice.device,
+        sheet=choice.sheet,
+        quiet=choice.quiet,
+    )
+    left_out = f", {report.unreadable} unreadable ones left out" if report.unreadable else ""
+    print(f"{choice.run}: checkpoint of epoch {report.epoch}, {report.pictures} {report.split} pictures{left_out}")
+    print(post_table({report.split: report.metrics}))
+    print(figure_table({report.split: report.metrics}))
+    if choice.json is not None:
+        replace_file(choice.json, json.dumps({"split": report.split, "epoch": report.epoch} | report.metrics))
+    return 0
+
+
+def _predict(choice: argparse.Namespace) -> int:
+    from ena24ssd.detector import predict
+
+    done = predict(
+        choice.run,
+        choice.paths,
+        choice.out,
+        draw_into=choice.draw,
+        threshold=choice.threshold,
+        checkpoint=choice.checkpoint,
+        device=choice.device,
+        quiet=choice.quiet,
+    )
+    print(f"{done.pictures} pictures, {done.detections} detections, {len(done.failures)} failed; wrote {choice.out}")
+    print(f"file names in it start from {done.root}")
+    for result in done.failures:
+        print(f"  {result.file}: {result.failure}")
+    return 0
