@@ -103,7 +103,9 @@ def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callab
 
 def package_batches(examples: Examples, config: RunConfig) -> Iterable[Batch]:
     """An epoch as `training.train` asks for it; the preset changes no picture, as the post does not."""
-    return shuffle_batches(examples, config.train.batch_size, config.data, seed=0, epoch=1, drop_last=True)
+    return shuffle_batches(
+        examples, config.train.batch_size, config.augment, seed=0, epoch=1, drop_last=True, workers=config.data.workers
+    )
 
 
 def package_floats(batches: Iterable[Batch], engine: Engine, device: mxnet.Context) -> Iterable:

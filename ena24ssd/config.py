@@ -43,25 +43,42 @@ class DataConfig(Section):
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Subtracted from pixels in [0, 1].")
     std: tuple[Positive, Positive, Positive] = Field((0.229, 0.224, 0.225), description="Then divided by this.")
     max_boxes: Count | None = Field(None, description="Truth rows a picture is padded to; null: the most any has.")
-    flip: bool = Field(True, description="Mirror half of the training pictures, chosen anew every epoch.")
-    crop: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="Cut up to this share off a training picture's sides, where its animals stay in it."
-    )
-    light: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="Change a training picture's brightness and contrast by up to this share."
-    )
     cache: Path | None = Field(None, description="Folder of the resized-picture cache; null: the user's cache folder.")
     workers: Annotated[int, Field(ge=0, le=64)] = Field(2, description="Threads that prepare batches ahead; 0: none.")
 
 
+class AugmentConfig(Section):
+    """How training pictures are changed, anew in every epoch; boxes follow (ena24ssd/augment.py). All of it is off at
+    zero.
+    """
+
+    flip: bool = Field(True, description="Mirror half of the pictures.")
+    crop: Share = Field(0.4, description="Share of pictures cut to a part that shows its animals nearly whole.")
+    expand: Share = Field(0.3, description="Share of pictures shrunk onto a grey canvas, to half their side at most.")
+    light: Annotated[float, Field(ge=0, lt=1)] = Field(0.3, description="Brightness and contrast change by up to this.")
+    colour: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.3, description="Saturation changes by up to this share, hue by up to half of it in radians."
+    )
+    infrared: Share = Field(0.1, description="Share of pictures made to look as if the infrared flash had taken them.")
+
+    @model_validator(mode="after")
+    def _one_change_of_size_a_picture(self) -> AugmentConfig:
+        if self.crop + self.expand > 1 + 1e-9:
+            raise ValueError(f"crop + expand is {self.crop + self.expand:g}; a picture gets one of them: at most 1")
+        return self
+
+
 class SplitConfig(Section):
-    """Who learns, who chooses, who judges. Ignored for a folder that brings train.json and valid.json."""
+    """Who learns, who chooses, who judges. A folder that brings train.json and valid.json has chosen already: kind and
+    shares are then ignored.
+    """
 
     kind: Literal["listing", "random", "grouped"] = Field(
-        "random",
+        "grouped",
         description="listing: the post's first n files, no shuffle (leaks bursts). random: seeded shuffle (leaks "
-        "bursts too). grouped: whole cameras on one side, needs 'location' in the json.",
+        "bursts too). grouped: whole cameras on one side; where the json names none, bursts and near-duplicates.",
     )
+    file: Path | None = Field(None, description="A saved split: a run's split.json, or by 'ena24ssd split --out'.")
     train: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share the network learns from.")
     validation: Share = Field(0.1, description="Share that chooses the best checkpoint; 0: the last one is kept.")
     test: Share = Field(0.2, description="Share that is measured and never decides anything.")
@@ -165,6 +182,7 @@ class RunConfig(Section):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -19,7 +19,7 @@ from ena24ssd.augment import augment
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cache import Cache
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
-from ena24ssd.config import DataConfig
+from ena24ssd.config import AugmentConfig
 from ena24ssd.pictures import view_of
 
 
@@ -86,7 +86,14 @@ def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0) ->
 
 
 def shuffle_batches(
-    examples: Examples, batch_size: int, config: DataConfig, *, seed: int, epoch: int, drop_last: bool
+    examples: Examples,
+    batch_size: int,
+    augmentation: AugmentConfig,
+    *,
+    seed: int,
+    epoch: int,
+    drop_last: bool,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """One epoch of training batches; order and augmentation depend on ``seed`` and ``epoch`` alone."""
     shuffled = np.random.default_rng((seed, epoch)).permutation(len(examples))
@@ -96,10 +103,9 @@ def shuffle_batches(
     def prepare(step: int) -> Batch:
         batch = examples.take(orders[step])
         random = np.random.default_rng((seed, epoch, step + 1))  # (seed, epoch, 0) is (seed, epoch)
-        changes = {"flip": config.flip, "crop": config.crop, "light": config.light}
-        return Batch(*augment(batch.images, batch.truth, random, **changes), batch.ids)
+        return Batch(*augment(batch.images, batch.truth, random, augmentation), batch.ids)
 
-    yield from _ahead([lambda step=step: prepare(step) for step in range(len(orders))], config.workers)
+    yield from _ahead([lambda step=step: prepare(step) for step in range(len(orders))], workers)
 
 
 def _ahead(jobs: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]:

@@ -35,24 +35,24 @@ SMALL = 32  # pixels: the inspection needs no detail, but it reads every byte of
 
 def examine(image: Image, path: Path, side: int, fit: str = "squash") -> tuple[Square | None, Problem | None]:
     """The picture of a record as a square, or None where it cannot be used; and what is odd about it, if anything."""
-    name = image.file_name
+    said = image.width, image.height
     try:
-        square = read_square(path, side, fit, stored_size=(image.width, image.height))
+        square = read_square(path, side, fit, stored_size=said)
     except PictureError as failure:
-        return None, Problem(image.id, "picture-unreadable", f"{name}: {failure}; the picture is left out")
-    said, found = (image.width, image.height), (square.width, square.height)
-    sizes = f"{name} is {found[0]} x {found[1]} px, the json says {said[0]} x {said[1]}"
+        return None, _problem(image, "picture-unreadable", f"{failure}; the picture is left out")
+    found = square.width, square.height
+    sizes = f"the file is {found[0]} x {found[1]} px, the json says {said[0]} x {said[1]}"
     if not same_shape(said, found):
         ratios = f"{found[0] / said[0]:.3g} of the width, {found[1] / said[1]:.3g} of the height"
-        return None, Problem(image.id, "shape-mismatch", f"{sizes} ({ratios}); the picture is left out")
+        return None, _problem(image, "shape-mismatch", f"{sizes} ({ratios}); the picture is left out")
     if said != found:
-        return square, Problem(image.id, "size-mismatch", f"{sizes} ({found[0] / said[0]:.3g} of it); boxes scaled")
+        return square, _problem(image, "size-mismatch", f"{sizes} ({found[0] / said[0]:.3g} of it); boxes scaled")
     if square.as_stored:
-        detail = f"{name} has EXIF orientation {square.orientation}, the json describes the stored picture; not turned"
-        return square, Problem(image.id, "stored-orientation", detail)
+        detail = f"EXIF orientation {square.orientation}, but the json describes the stored picture; not turned"
+        return square, _problem(image, "stored-orientation", detail)
     if square.orientation != 1 and (square.orientation < 5 or square.width == square.height):
-        detail = f"{name} has EXIF orientation {square.orientation}; set upright, its boxes believed"
-        return square, Problem(image.id, "unproven-orientation", detail)
+        detail = f"EXIF orientation {square.orientation}; set upright, its boxes believed"
+        return square, _problem(image, "unproven-orientation", detail)
     return square, None
 
 
@@ -65,3 +65,7 @@ def inspect_pictures(
     ) as pool:  # Pillow decodes without the GIL
         outcomes = pool.map(lambda image: examine(image, dataset.path(image), SMALL)[1], dataset.images)
         return tuple(problem for problem in (progress or iter)(outcomes) if problem is not None)
+
+
+def _problem(image: Image, rule: str, detail: str) -> Problem:
+    return Problem(image.id, rule, detail, image.file_name)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Problem, read
 from ena24ssd.config import DataConfig, SplitConfig
-from ena24ssd.splits import SIDES, Split, split_images
+from ena24ssd.splits import SIDES, Split, needs_groups, split_images
+
+Progress = Callable[[Iterable], Iterable]
 
 # The names a folder may give to the parts of a split it brings along.
 SPLIT_FILES = {
@@ -27,12 +31,39 @@ class Source:
     dataset: CameraTrapDataset
     split: Split | None
 
-    def choose(self, config: SplitConfig, seed: int) -> Split:
-        """The split that came with the data, else the one the config asks for."""
+    def choose(
+        self, config: SplitConfig, seed: int, cache: Path | None = None, progress: Progress | None = None
+    ) -> Split:
+        """The split of ``config.file``, else the one that came with the data, else one of ``config.kind``.
+
+        Pictures are looked at only for a grouped split of data whose json names neither camera nor sequence; ``cache``
+        keeps what was seen (left out: the user's cache folder). Raises ValueError for a file that is no split of this
+        dataset.
+        """
+        if config.file is not None:
+            return self._read_split(config.file)
         if self.split is not None:
             return self.split
-        shares = config.train, config.validation, config.test
-        return split_images(self.dataset.images, config.kind, shares=shares, seed=seed)
+        images, groups = self.dataset.images, None
+        if config.kind == "grouped" and needs_groups(images):
+            from ena24ssd.neighbours import find_neighbours  # SciPy and imagehash; most runs do without
+
+            groups = find_neighbours(self.dataset, cache, progress).groups
+        return split_images(images, config.kind, (config.train, config.validation, config.test), seed, groups)
+
+    def _read_split(self, file: Path) -> Split:
+        try:
+            split = Split.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as fault:
+            raise ValueError(f"{file}: is not a saved split ({fault}); make one: 'ena24ssd split --out'") from fault
+        known = {image.id for image in self.dataset.images}
+        strange = [key for side in SIDES for key in getattr(split, side) if key not in known]
+        if strange:
+            raise ValueError(
+                f"{file}: {len(strange)} of its pictures (first: {strange[0]!r}) are not among the usable pictures of "
+                f"{self.dataset.name}; it is of other data, or 'ena24ssd check' says why they are left out"
+            )
+        return split
 
 
 def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
@@ -85,13 +116,16 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
             )
         labels = [names.index(name) for name in part.class_names]
         below = Path(os.path.relpath(part.root, folder)).as_posix()
-        problems += [Problem(p.image_id and f"{side}/{p.image_id}", p.rule, p.detail) for p in part.problems]
+        for problem in part.problems:
+            image_id = problem.image_id and f"{side}/{problem.image_id}"
+            file_name = problem.file_name and posixpath.normpath(f"{below}/{problem.file_name}")
+            problems.append(problem._replace(image_id=image_id, file_name=file_name))
         sides[side] = []
         for image in part.images:
             image_id, file_name = f"{side}/{image.id}", posixpath.normpath(f"{below}/{image.file_name}")
             if file_name in seen:
                 detail = f"{file_name} is on two sides of the split, {seen[file_name]} and {side}; left out of {side}"
-                problems.append(Problem(image_id, "duplicate-file-name", detail))
+                problems.append(Problem(image_id, "duplicate-file-name", detail, file_name))
                 continue
             seen[file_name] = side
             sides[side].append(image_id)

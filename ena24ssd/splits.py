@@ -2,15 +2,18 @@
 
 A split puts every picture on exactly one side: train, validation or test. Camera traps take bursts of nearly the same
 picture, and every picture of one camera has the same background; where those are on both sides, the test measures
-memory. Three ways to split, in rising honesty: by listing (the blog post's), at random, and by location.
+memory. Three ways to split, in rising honesty: by listing (the blog post's), at random, and in groups: whole cameras
+where the json names them, else whatever `ena24ssd.neighbours` found to show nearly the same scene.
+
+Nothing here opens a picture: groups of neighbours are handed in.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,9 @@ import numpy as np
 from ena24ssd.cameratraps import Image
 
 SIDES = ("train", "validation", "test")
+KINDS = ("listing", "random", "grouped")
+ATTEMPTS = 16  # to place all groups evenly
+PLACEMENTS = 20_000  # of single groups, after which no further attempt is made
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,31 @@ class Split:
         return split
 
 
-def split_images(images: Sequence[Image], kind: str, shares: Sequence[float] = (0.8, 0.0, 0.2), seed: int = 0) -> Split:
-    """Split in the way a config names: ``listing``, ``random`` or ``grouped`` (whole locations).
+def split_images(
+    images: Sequence[Image],
+    kind: str,
+    shares: Sequence[float] = (0.8, 0.0, 0.2),
+    seed: int = 0,
+    groups: Mapping[str, int] | None = None,
+) -> Split:
+    """Split in the way a config names: ``listing``, ``random`` or ``grouped``.
 
     Parameters: ``shares`` of train, validation and test, each in [0, 1], summing to 1. ``seed`` is not used by listing.
-    Raises ValueError for an unknown kind, unusable shares, or too few pictures (or locations) for the shares.
+    ``groups``, see `split_by_group`, is used by grouped alone; `needs_groups` says whether it has to be there.
+    Raises ValueError for an unknown kind, unusable shares, or too few pictures (or groups) for the shares.
     """
     if kind == "listing":
         return split_by_listing(images, shares)
     if kind == "random":
         return split_at_random(images, shares, seed)
     if kind == "grouped":
-        return split_by_location(images, shares, seed)
+        return split_by_group(images, shares, seed, groups)
     raise ValueError(f"split: there is no kind {kind!r}; choose listing, random or grouped")
+
+
+def needs_groups(images: Sequence[Image]) -> bool:
+    """Whether the json leaves it open which camera or sequence a picture is from, so that one has to look."""
+    return any(image.location is None and image.sequence is None for image in images)
 
 
 def split_by_listing(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.0, 0.2)) -> Split:
@@ -77,7 +95,7 @@ def split_by_listing(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.
     their value (2.jpg before 10.jpg), so every machine gets the same split. Shares are rounded down as in the post:
     of 8,789 pictures 0.8 trains 7,031, and 1,758 remain.
     """
-    ids = [image.id for image in sorted(images, key=lambda image: (_natural(image.file_name), image.file_name))]
+    ids = [image.id for image in sorted(images, key=lambda image: (natural_key(image.file_name), image.file_name))]
     return _cut(ids, _checked(shares))
 
 
@@ -91,52 +109,143 @@ def split_at_random(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.0
     return _cut([ids[position] for position in order], _checked(shares))
 
 
-def split_by_location(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.0, 0.2), seed: int = 0) -> Split:
+def split_by_group(
+    images: Sequence[Image],
+    shares: Sequence[float] = (0.8, 0.0, 0.2),
+    seed: int = 0,
+    groups: Mapping[str, int] | None = None,
+) -> Split:
     """Put whole cameras on one side, so that the test shows places the network has never seen.
 
     A picture without a location goes by its sequence, and with the location of that sequence if another picture knows
-    it. Locations come in random order (by ``seed``, not by the order of the pictures), and each joins the side that is
-    then least full for its share, counted in pictures; shares are therefore met about as closely as cameras allow.
+    it. A picture with neither goes by ``groups`` (image id -> group of pictures that show nearly the same scene, see
+    `ena24ssd.neighbours.find_neighbours`): with the camera that most of its group are known to be from, else with its
+    group, and alone where ``groups`` does not name it.
 
-    Raises ValueError when a picture has neither location nor sequence, or there are fewer locations than sides.
+    The pictures of every species, and the blank ones, are spread over the sides as the shares ask, as closely as whole
+    groups allow. Large groups are placed first, each where its species are needed most; of several such attempts, in
+    orders drawn by ``seed``, the most even one is taken. The order of ``images`` does not matter.
+
+    Raises ValueError when a picture has neither location nor sequence and ``groups`` is None, or there are fewer groups
+    than sides.
     """
     shares = _checked(shares)
-    groups = _groups(images)
+    members = _groups(images, groups)
     sides = [side for side, share in enumerate(shares) if share > 0]
-    if len(groups) < len(sides):
+    if len(members) < len(sides):
         raise ValueError(
-            f"split: {len(groups)} locations cannot fill {len(sides)} sides; each side with a share needs a location: "
-            "set a share to 0, or split at random"
+            f"split: {len(members)} groups (cameras, sequences or scenes) cannot fill {len(sides)} sides; each side "
+            "with a share needs one: set a share to 0, or split at random"
         )
-    names = sorted(groups)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
-    members: tuple[list[str], ...] = ([], [], [])
-    for remaining, position in zip(range(len(names), 0, -1), order, strict=True):
-        group = groups[names[position]]
-        waiting = [side for side in sides if not members[side]]
-        open_sides = waiting if len(waiting) == remaining else sides  # the last locations go where there is none yet
-        side = min(open_sides, key=lambda side: (len(members[side]) + len(group)) / shares[side])
-        members[side].extend(group)
-    return Split(*map(tuple, members))
+    names = sorted(members)
+    side_of = _place(_shown([members[name] for name in names]), shares, sides, seed)
+    ids: tuple[list[str], ...] = ([], [], [])
+    for name, side in zip(names, side_of, strict=True):
+        ids[side].extend(image.id for image in members[name])
+    return Split(*map(tuple, ids))
 
 
-def _groups(images: Sequence[Image]) -> dict[tuple[str, str], list[str]]:
-    """The ids of each camera's pictures, by what tells the camera: its location or else the sequence."""
-    lost = sorted(image.id for image in images if image.location is None and image.sequence is None)
-    if lost:
+def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[tuple[str, str], list[Image]]:
+    """The pictures that must stay together, by what holds them: a location, a sequence or a scene."""
+    if groups is None and needs_groups(images):
+        lost = sorted(image.id for image in images if image.location is None and image.sequence is None)
         raise ValueError(
             f"split: {len(lost)} of {len(images)} pictures (first: image {lost[0]!r}) have neither a location nor a "
-            "sequence, so whole cameras cannot be kept together; add 'location' or 'seq_id' to the pictures of the "
-            "json, or split at random"
+            "sequence, so whole cameras cannot be kept together; group them by what they show "
+            "(ena24ssd.neighbours.find_neighbours), add 'location' or 'seq_id' to the pictures of the json, or split "
+            "at random"
         )
     images = sorted(images, key=lambda image: image.id)
+    cameras = _cameras(images)
     located = {image.sequence: image.location for image in reversed(images) if image.location is not None}
-    groups: dict[tuple[str, str], list[str]] = {}
+    members: dict[tuple[str, str], list[Image]] = defaultdict(list)
+    scenes: dict[int | str, list[Image]] = defaultdict(list)
+    known: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
     for image in images:
         location = image.location if image.location is not None else located.get(image.sequence)
-        key = ("sequence", image.sequence) if location is None else ("location", location)
-        groups.setdefault(key, []).append(image.id)
-    return groups
+        scene = None if groups is None else groups.get(image.id)
+        if image.location is None and image.sequence is None:
+            scenes[image.id if scene is None else scene].append(image)
+            continue
+        key = ("sequence", image.sequence) if location is None else ("location", cameras[location])
+        members[key].append(image)
+        if scene is not None:
+            known[scene][key] += 1
+    for scene, lost in scenes.items():
+        key = min(known[scene].items(), key=lambda item: (-item[1], item[0]))[0] if scene in known else None
+        members[key or ("scene", lost[0].id)] += lost
+    return dict(members)
+
+
+def _cameras(images: Sequence[Image]) -> dict[str, str]:
+    """The location that stands for each location: its own, or that of another that one sequence ties it to.
+
+    A sequence is of one camera, so two locations in it are two names of one. But where a good part of the sequences
+    have several locations, each camera numbers its own, and they tie nothing.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.location is not None and image.sequence is not None:
+            seen[image.sequence].add(image.location)
+    stands_for = {image.location: image.location for image in images if image.location is not None}
+    ties = [sorted(locations) for _, locations in sorted(seen.items()) if len(locations) > 1]
+    if 10 * len(ties) > len(seen):
+        return stands_for
+
+    def camera(location: str) -> str:
+        while stands_for[location] != location:
+            stands_for[location] = location = stands_for[stands_for[location]]
+        return location
+
+    for first, *others in ties:
+        for other in others:
+            stands_for[camera(other)] = camera(first)
+    return {location: camera(location) for location in stands_for}
+
+
+def _shown(groups: Sequence[Sequence[Image]]) -> np.ndarray:
+    """What each group brings: (groups, 1 + K) pictures, then pictures of each of K species, blank counted as one."""
+    labels = sorted({label for group in groups for image in group for label, _ in image.boxes})
+    column = {label: position for position, label in enumerate(labels, start=2)}
+    shown = np.zeros((len(groups), 2 + len(labels)))
+    for row, group in zip(shown, groups, strict=True):
+        row[0] = len(group)
+        for image in group:
+            for label in {label for label, _ in image.boxes}:
+                row[column[label]] += 1
+            row[1] += not image.boxes
+    return shown[:, shown.any(axis=0)]
+
+
+def _place(shown: np.ndarray, shares: Sequence[float], sides: Sequence[int], seed: int) -> list[int]:
+    """The side of each group.
+
+    How uneven a split is: over sides and species, the sum of share * (pictures / pictures due - 1)^2, where the number
+    of all pictures counts as much as all species together. Each group goes where it makes that least.
+    """
+    portion = shown / shown.sum(axis=0)  # (groups, 1 + K) of all that there is
+    weight = np.ones(portion.shape[1])
+    weight[0] = max(1, len(weight) - 1)
+    share = np.array([shares[side] for side in sides])[:, None]  # (sides, 1)
+    random = np.random.Generator(np.random.PCG64(seed))
+    best: tuple[float, list[int]] = (np.inf, [])
+    for _ in range(min(max(PLACEMENTS // len(shown), 1), ATTEMPTS)):
+        order = np.argsort(-shown[:, 0] * random.uniform(0.5, 1, len(shown)), kind="stable")
+        filled = np.zeros((len(sides), portion.shape[1]))  # what each side has of what is due to it
+        chosen = [0] * len(shown)
+        waiting = set(range(len(sides)))
+        for remaining, group in zip(range(len(order), 0, -1), order.tolist()):
+            more = portion[group] / share
+            cost = np.round((2 * (filled - 1) + more) @ (weight * portion[group]), 12)
+            # the last groups go where there is none yet
+            among = sorted(waiting) if len(waiting) == remaining else range(len(sides))
+            side = min(among, key=cost.__getitem__)
+            filled[side] += more[side]
+            waiting.discard(side)
+            chosen[group] = side
+        uneven = round(float((share * (filled - 1) ** 2 @ weight[:, None]).sum()), 9)
+        best = min(best, (uneven, chosen), key=lambda attempt: attempt[0])
+    return [sides[side] for side in best[1]]
 
 
 def _cut(ids: Sequence[str], shares: tuple[float, float, float]) -> Split:
@@ -168,7 +277,7 @@ def _checked(shares: Sequence[float]) -> tuple[float, float, float]:
     return shares
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str]]:
     """A sort key that reads runs of digits as numbers, whatever their length."""
     parts = re.split(r"([0-9]+)", name)  # text, digits, text, ...
     return [

@@ -47,7 +47,8 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     here = {f"data.{name}": path and path.resolve() for name, path in config.data if name in ("path", "pictures")}
     config = change_config(config, here)  # so that the run can be evaluated from any working directory
     source = read_source(config.data)
-    dataset, split = source.dataset, source.choose(config.split, config.seed)
+    looking = None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture")
+    dataset, split = source.dataset, source.choose(config.split, config.seed, config.data.cache, looking)
     engine = load_engine(config, len(dataset.class_names))
     examples, problems = _read_sides(dataset, split, config, quiet)
     _require_batches(examples["train"], config)
@@ -112,7 +113,13 @@ def _train_epoch(
     portion = config.train
     steps = count_batches(len(examples), portion.batch_size, portion.drop_last)
     batches = shuffle_batches(
-        examples, portion.batch_size, config.data, seed=config.seed, epoch=epoch, drop_last=portion.drop_last
+        examples,
+        portion.batch_size,
+        config.augment,
+        seed=config.seed,
+        epoch=epoch,
+        drop_last=portion.drop_last,
+        workers=config.data.workers,
     )
     taken = epoch * steps
 

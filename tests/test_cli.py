@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from ena24ssd import cli
+from ena24ssd.config import read_config
 from ena24ssd.detections import read_megadetector
 from ena24ssd.detector import common_folder
+from ena24ssd.sources import read_source
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["check", "synth", "train", "evaluate", "predict"]
+VERBS = ["check", "convert", "download", "evaluate", "explore", "predict", "split", "synth", "train"]
 SMALL = [
     *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.4]", "model.ratios=[1]"),
     *("split.kind=grouped", "split.train=0.5", "split.validation=0.2", "split.test=0.3", "train.epochs=1"),
@@ -45,10 +47,44 @@ def test_check_tells_what_is_in_a_dataset(scenes, capsys):
 
 def test_check_can_do_without_the_pictures(scenes, tmp_path, capsys):
     (tmp_path / "alone.json").write_bytes((scenes / "scenes.json").read_bytes())
-    assert cli.main(["check", str(tmp_path / "alone.json")]) == 1
-    assert "--no-pictures" in capsys.readouterr().err
-    assert cli.main(["check", str(tmp_path / "alone.json"), "--no-pictures"]) == 0
-    assert "48 usable pictures" in capsys.readouterr().out
+    for choice in ([], ["--no-pictures"]):
+        assert cli.main(["check", str(tmp_path / "alone.json"), *choice]) == 0
+        said = capsys.readouterr().out
+        assert "48 usable pictures" in said and "looked at the json alone" in said
+    assert cli.main(["check", str(tmp_path / "alone.json"), "--pictures", str(tmp_path)]) == 1
+    assert "no picture to use" in capsys.readouterr().err
+
+
+def test_check_speaks_json(scenes, tmp_path, capsys):
+    assert cli.main(["check", str(scenes), "--deep", "--quiet", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["pictures"] == 48 and document["problems"] == []
+    assert cli.main(["check", str(scenes), "--json", str(tmp_path / "found.json")]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["looked_at"] == "the json and which pictures exist"
+
+
+def test_split_writes_a_split_that_a_run_can_use_and_says_what_leaks(scenes, tmp_path, capsys):
+    out, report = tmp_path / "split.json", tmp_path / "report"
+    command = ["split", str(scenes), "--shares", "0.5", "0.2", "0.3", "--quiet", "--cache", str(tmp_path / "cache")]
+    assert cli.main([*command, "--out", str(out), "--report", str(report)]) == 0
+    said = capsys.readouterr().out
+    assert "grouped by scene" in said and "same camera" in said and "leaks-random.png" in said
+    assert (report / "leaks-random.png").exists() and json.loads((report / "leaks.json").read_text())["pictures"] == 48
+    config = read_config(None, [f"data.path={scenes}", f"split.file={out}"])
+    split = read_source(config.data).choose(config.split, 0)
+    assert sum(map(len, split.to_json().values())) == 48
+
+
+def test_convert_goes_there_and_back(scenes, tmp_path, capsys):
+    assert cli.main(["convert", str(scenes / "scenes.json"), str(tmp_path / "voc"), "--to", "voc", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "48 pictures" in said and "not held by voc" in said
+    back = ["convert", str(tmp_path / "voc"), str(tmp_path / "back.json"), "--pictures", str(scenes / "images")]
+    assert cli.main([*back, "--quiet"]) == 0
+    assert "48 pictures" in capsys.readouterr().out
+    assert cli.main(["check", str(tmp_path / "back.json"), "--pictures", str(scenes / "images"), "--deep"]) == 0
+    assert cli.main([*back, "--quiet"]) == 1
+    assert "--overwrite" in capsys.readouterr().err
 
 
 def test_check_counts_problems_by_rule_and_its_exit_code_says_so(scenes, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from ena24ssd.boxes import Box, truth_rows
 from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import read
-from ena24ssd.config import DataConfig
+from ena24ssd.config import AugmentConfig
 from ena24ssd.data import count_batches, iterate_batches, read_examples, shuffle_batches
 from ena24ssd.pictures import read_square, view_of
 
@@ -58,7 +58,7 @@ def test_batches_come_in_order_and_none_is_lost(examples, size, workers):
 
 @pytest.mark.parametrize("size, batches", [(1, 48), (7, 6), (48, 1), (50, 0)])
 def test_an_epochs_last_smaller_batch_can_be_left_out(examples, size, batches):
-    sizes = [len(b.ids) for b in shuffle_batches(examples, size, DataConfig(), seed=0, epoch=0, drop_last=True)]
+    sizes = [len(b.ids) for b in shuffle_batches(examples, size, AugmentConfig(), seed=0, epoch=0, drop_last=True)]
     assert sizes == [size] * batches and len(sizes) == count_batches(48, size, True)
 
 
@@ -71,7 +71,7 @@ def test_more_boxes_than_rows_name_the_picture(dataset, tmp_path):
 def test_an_epochs_order_depends_on_seed_and_epoch_alone(examples):
     def order(**choice):
         workers = choice.pop("workers", 0)
-        batches = shuffle_batches(examples, 8, DataConfig(workers=workers), drop_last=False, **choice)
+        batches = shuffle_batches(examples, 8, AugmentConfig(), drop_last=False, workers=workers, **choice)
         return [(batch.ids, batch.images.tobytes(), batch.truth.tobytes()) for batch in batches]
 
     first = order(seed=1, epoch=0)

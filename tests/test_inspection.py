@@ -46,7 +46,7 @@ def test_what_differs_has_its_rule(tmp_path, content, said, rule, words):
     assert (problem and problem.rule) == rule
     assert (square is None) == (rule in PICTURE_RULES.keys() - PICTURE_NOTICES)
     if problem is not None:
-        assert problem.image_id == "7" and "a.jpg" in problem.detail and words in problem.detail
+        assert problem.image_id == "7" and problem.file_name == "a.jpg" and words in problem.detail
 
 
 def test_every_rule_has_a_case_and_a_name_of_its_own():
