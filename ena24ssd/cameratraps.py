@@ -11,9 +11,7 @@ would learn that animal as background. A picture without any annotation is a bla
 
 from __future__ import annotations
 
-import codecs
 import gc
-import json
 import os
 import posixpath
 import re
@@ -23,61 +21,86 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ena24ssd.boxes import Box, LabelledBox
+from ena24ssd.jsonfiles import JsonError, read_json
+from ena24ssd.picturefiles import PictureFolder, normal
 
 RULES: dict[str, str] = {
-    "duplicate-species": "Two category ids carry one name; they become one label.",
-    "not-a-picture": "An entry of 'images' is not an object; dropped.",
-    "picture-without-id": "A picture has no id, or one that is neither text nor a whole number; left out.",
-    "duplicate-image-id": "A second picture has the id of an earlier one; the first stays and keeps the annotations.",
-    "unusable-file-name": "A file name is missing, no text, or leads out of the picture folder; left out.",
+    "duplicate-species": "Two category ids carry one name; they become one label. "
+    "If they are two species, give one another name.",
+    "not-a-picture": "An entry of 'images' is not an object; dropped. Delete it, or write the picture it stands for.",
+    "picture-without-id": "A picture has no id, or one that is neither text nor a whole number; left out. "
+    "Give it the id that its annotations use.",
+    "duplicate-image-id": "An entry repeats the id, file and size of an earlier one; one stays. Delete the other.",
+    "ambiguous-image-id": "Entries of one id differ in file or size, or one was left out; all are left out, "
+    "as nobody knows whose the boxes are. Give each picture its own id, there and in its annotations.",
+    "unusable-file-name": "A file name is missing, no text, or leads out of the picture folder; left out. "
+    "Write the path from the picture folder, with forward slashes.",
     "duplicate-file-name": "A second id names the file of an earlier picture; the first stays, lest one picture "
-    "end up on both sides of a split.",
-    "conflicting-records": "The second record of a file has boxes that the first lacks; the picture is left out.",
-    "unusable-size": "Width or height is not a whole number of pixels from 1 to 1,000,000; left out.",
-    "unreadable-context": "A location, sequence or time is neither text nor a whole number; the picture stays without.",
-    "not-an-annotation": "An entry of 'annotations' is not an object; dropped.",
-    "unknown-image": "An annotation names no picture of this file; dropped.",
-    "unknown-category": "An annotation names no category of this file: an unknown animal; its picture is left out.",
-    "unboxed-animal": "An animal is named but has no box; its picture is left out, never learnt as blank.",
-    "unusable-box": "A bbox is not four finite numbers; its picture is left out.",
-    "box-without-area": "A box has a side below half a pixel, zero or negative; its picture is left out.",
-    "box-off-picture": "Less than half a pixel of a box lies inside its picture; the picture is left out.",
-    "box-outside": "A box reaches more than half a pixel past the edge of its picture; clipped.",
-    "box-overrun": "A box reaches up to half a pixel past the edge, as rounding leaves behind; clipped.",
-    "duplicate-box": "The same box with the same label is written twice; one stays.",
-    "empty-with-box": "An annotation of the category 'empty' has a box; the box is dropped.",
-    "empty-with-animal": "A picture is called empty and has an animal's box as well; the box is believed.",
-    "file-missing": "The picture is not on disk under exactly this name; left out.",
+    "end up on both sides of a split. Delete one entry, and give its annotations the other's id.",
+    "conflicting-records": "The second record of a file has boxes that the first lacks; the picture is left out. "
+    "Make the two one record that has all boxes.",
+    "unusable-size": "Width or height is not a whole number of pixels from 1 to 1,000,000; left out. "
+    "Write the size of the picture itself.",
+    "unreadable-context": "A location, sequence or time is neither text nor a whole number; the picture stays without. "
+    "Write it as text.",
+    "not-an-annotation": "An entry of 'annotations' is not an object; dropped. Delete it, or write what it stands for.",
+    "unknown-image": "An annotation names no picture of this file; dropped. "
+    "Add the picture to 'images', mend the image_id, or delete the annotation.",
+    "unknown-category": "An annotation names no category of this file: an unknown animal; its picture is left out. "
+    "Add the category to 'categories', or mend the category_id.",
+    "unboxed-animal": "An animal is named but has no box; its picture is left out, never learnt as blank. "
+    "Draw the box, or call the picture empty if no animal is there.",
+    "unusable-box": "A bbox is not four finite numbers; its picture is left out. "
+    "Write left, top, width, height in pixels.",
+    "box-without-area": "A box has a side below half a pixel, zero or negative; its picture is left out. "
+    "Draw it again: a bbox is left, top, width, height in pixels, not the corners and not shares of the picture.",
+    "box-off-picture": "Less than half a pixel of a box lies inside its picture; the picture is left out. "
+    "Draw it again, or mend the width and height of the picture.",
+    "box-outside": "A box reaches more than half a pixel past the edge of its picture; clipped. "
+    "If many do, the width and height are not those of the pictures that the boxes were drawn on.",
+    "box-overrun": "A box reaches up to half a pixel past the edge, as rounding leaves behind; clipped. "
+    "Nothing needs mending.",
+    "duplicate-box": "The same box with the same label is written twice; one stays. Nothing needs mending.",
+    "empty-with-box": "An annotation of the category 'empty' has a box; the box is dropped. "
+    "Name the animal in it, or delete the box.",
+    "empty-with-animal": "A picture is called empty and has an animal's box as well; the box is believed. "
+    "Delete the annotation that is wrong.",
+    "file-missing": "The picture is not on disk under exactly this name; left out. "
+    "Mend the name, bring the file, or name the folder that file names start from.",
+    "file-name-accents": "The name on disk has its accents written another way (Unicode NFC or NFD); found all the "
+    "same. Nothing needs mending.",
 }
-"""Every `Problem.rule`, and one sentence on what is odd and what is done about it."""
+"""Every `Problem.rule`: what is odd, what is done about it, and the way out."""
+
+NOTICES = frozenset({"duplicate-species", "duplicate-image-id", "box-overrun", "duplicate-box", "file-name-accents"})
+"""The rules by which nothing is lost: every picture, box and word of the file is in the dataset all the same."""
 
 EMPTY_NAMES = frozenset({"empty", "blank", "none"})
 """Category names (any case) that say no animal is there. They are no species and get no label."""
 
+# The fields of an Image, with a list for the boxes still to come.
+Draft = tuple[str, str, int, int, list[LabelledBox], str | None, str | None, str | None]
 BLANK = -1  # stands where a label would for the categories of EMPTY_NAMES
 HALF_PIXEL = 0.5  # below this an overrun is rounding, and a box shows nothing
 LONGEST_SIDE = 1_000_000  # pixels
 LARGEST = sys.float_info.max
 # What nearly every file name looks like: no part starts with a dot, nothing is Windows.
 PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^\s./\\:\0][^/\\:\0]*)*")
-BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-    (b"", "utf-8"),
-)
 SHORT = reprlib.Repr()  # whatever a broken file holds fits on a line of an error message
 SHORT.maxstring = SHORT.maxother = 80
 
 
 class AnnotationError(ValueError):
     """The annotation file as a whole cannot be used; the message names the file, the rule, the value, the way out."""
+
+
+class NoPicturesError(AnnotationError):
+    """The annotations are fine as far as they go, but no folder near them holds their pictures."""
 
 
 class Image(NamedTuple):
@@ -98,11 +121,15 @@ class Image(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something odd in the file: the picture (None where there is none), the rule of `RULES`, and the particulars."""
+    """Something odd in the file: the picture (None where there is none), the rule of `RULES`, and the particulars.
+
+    ``file_name`` is the picture's, where it has a usable one.
+    """
 
     image_id: str | None
     rule: str
     detail: str
+    file_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +154,11 @@ class CameraTrapDataset:
     def blanks(self) -> int:
         """How many pictures show no animal."""
         return sum(not image.boxes for image in self.images)
+
+    @property
+    def mixed(self) -> int:
+        """How many pictures show more than one species."""
+        return sum(len({label for label, _ in image.boxes}) > 1 for image in self.images)
 
     def without(self, *species: str) -> CameraTrapDataset:
         """The dataset less every picture that shows one of these species; labels stay as they are.
@@ -166,12 +198,13 @@ def read(
     Labels are 0..C-1 in the order of the category ids (of the file, where ids are not all whole numbers). Ids become
     text: 1 and ``"1"`` are the same. `RULES` says what happens to whatever is odd.
 
-    Raises AnnotationError when the file cannot be read as such a file, or leaves no picture to use.
+    Raises AnnotationError when the file cannot be read as such a file, or leaves no picture to use. One kind of it is
+    NoPicturesError: ``root`` was left out, and none of those folders holds any of the first pictures.
     """
     path = Path(annotations)
     problems: list[Problem] = []
     with _collector_paused():
-        document = _parse(path)
+        document = _document(path)
         class_names, labels = _species(document, path.name, problems)
         pictures, strangers = _pictures(document, problems)
         images = _label(document, pictures, strangers, labels, problems)
@@ -202,47 +235,13 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> dict[str, Any]:
     """The file as one json object whose three lists are there."""
     name = path.name
     try:
-        raw = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: cannot be read ({error}); name the annotation json file itself") from error
-    mark, encoding = next(pair for pair in BYTE_ORDER_MARKS if raw.startswith(pair[0]))
-    try:
-        text = str(memoryview(raw)[len(mark) :], encoding)
-    except UnicodeDecodeError as error:
-        offset = len(mark) + error.start
-        before = raw[max(len(mark), offset - 24) : offset].decode(encoding, "replace")
-        raise AnnotationError(
-            f"{name}: byte {offset} (0x{raw[offset]:02x}, after {before!r}) is not {encoding}; "
-            "the file must be Unicode text: open it with the encoding it was written in and save it as UTF-8"
-        ) from error
-    del raw  # a large file need not be held twice
-
-    def one_value_per_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise AnnotationError(
-                f"{name}: an object has the key {_show(twice)} twice; which value holds cannot be known: delete one"
-            )
-        return found
-
-    try:
-        document = json.loads(text, object_pairs_hook=one_value_per_key)
-    except AnnotationError:
-        raise
-    except RecursionError as error:
-        raise AnnotationError(
-            f"{name}: lists or objects are nested too deeply for annotations; these need four levels"
-        ) from error
-    except ValueError as error:  # JSONDecodeError, or an integer of thousands of digits
-        raise AnnotationError(
-            f"{name}: is not valid json ({error}); "
-            "mend it there, or download or export it again if it was cut short or is a web page"
-        ) from error
+        document = read_json(path)
+    except JsonError as error:
+        raise AnnotationError(f"{name}: {error}") from error
     if type(document) is not dict:
         raise AnnotationError(
             f"{name}: must be one json object with 'images', 'annotations' and 'categories', not {_show(document)}"
@@ -303,191 +302,208 @@ def _species(document: dict[str, Any], name: str, problems: list[Problem]) -> tu
     return tuple(label_of), labels
 
 
-def _pictures(document: dict[str, Any], problems: list[Problem]) -> tuple[dict[str, Image], dict[str, str | None]]:
+def _pictures(document: dict[str, Any], problems: list[Problem]) -> tuple[dict[str, Draft], dict[str, str | None]]:
     """The usable pictures by id, without boxes; and for every other id the picture that owns its file, if any."""
-    pictures: dict[str, Image] = {}
+    pictures: dict[str, Draft] = {}
     strangers: dict[str, str | None] = {}
-    owners: dict[str, str] = {}  # file name -> id of its first record
-    shared: dict[str, str] = {}  # one string for the thousands of pictures of one camera
+    owners: dict[str, str] = {}  # file name, however its accents are written -> id of its first record
+    doubtful: dict[str, str] = {}  # file name of an ambiguous id -> that id
+    shared: dict[Any, Any] = {}  # one object for the thousands of pictures of one camera, or of one size
     for number, entry in enumerate(_drain(document["images"]), start=1):
         if type(entry) is not dict:
             problems.append(Problem(None, "not-a-picture", f"picture {number} is {_show(entry)}; dropped"))
             continue
-        image_id = _text(entry.get("id"))
+        get = entry.get
+        image_id, file_name = _text(get("id")), _path_below_root(get("file_name"))
+        width, height = _side(get("width")), _side(get("height"))
         if image_id is None:
-            detail = f"picture {number} has the id {_show(entry.get('id'))}; left out"
-            problems.append(Problem(None, "picture-without-id", detail))
+            detail = f"picture {number} has the id {_show(get('id'))}; left out"
+            problems.append(Problem(None, "picture-without-id", detail, file_name))
             continue
         if image_id in pictures or image_id in strangers:
-            detail = f"picture {number} ({_show(entry.get('file_name'))}) has the id of an earlier one; left out"
-            problems.append(Problem(image_id, "duplicate-image-id", detail))
+            earlier = pictures.get(image_id)
+            if earlier is not None and earlier[1:4] == (file_name, width, height):
+                detail = f"picture {number} repeats the id, file and size of an earlier one; one stays"
+                problems.append(Problem(image_id, "duplicate-image-id", detail, file_name))
+                continue
+            other = "a picture left out" if earlier is None else "{!r} of {} x {} px".format(*earlier[1:4])
+            this = f"{_show(get('file_name'))} of {_show(get('width'))} x {_show(get('height'))} px"
+            detail = f"it is the id of {other} and, as picture {number}, of {this}; all are left out"
+            problems.append(Problem(image_id, "ambiguous-image-id", detail, file_name))
+            pictures.pop(image_id, None)
+            owner = strangers.setdefault(image_id, None)
+            if file_name is not None and (owner is None or owners.get(normal(file_name)) != owner):
+                doubtful[normal(file_name)] = image_id
             continue
-        file_name = _path_below_root(entry.get("file_name"))
         if file_name is None:
-            detail = f"the file name is {_show(entry.get('file_name'))}; left out"
+            detail = f"the file name is {_show(get('file_name'))}; left out"
             problems.append(Problem(image_id, "unusable-file-name", detail))
             strangers[image_id] = None
             continue
-        owner = owners.setdefault(file_name, image_id)
+        owner = owners.setdefault(file_name if file_name.isascii() else normal(file_name), image_id)
         if owner != image_id:
             detail = f"{_show(file_name)} already belongs to picture {_show(owner)}; this record is left out"
-            problems.append(Problem(image_id, "duplicate-file-name", detail))
+            problems.append(Problem(image_id, "duplicate-file-name", detail, file_name))
             strangers[image_id] = owner
             continue
-        width, height = entry.get("width"), entry.get("height")
-        if not (_is_side(width) and _is_side(height)):
-            detail = f"it is {_show(width)} x {_show(height)} px; left out"
-            problems.append(Problem(image_id, "unusable-size", detail))
+        if width is None or height is None:
+            detail = f"it is {_show(get('width'))} x {_show(get('height'))} px; left out"
+            problems.append(Problem(image_id, "unusable-size", detail, file_name))
             strangers[image_id] = None
             continue
-        get = entry.get
+        width, height = shared.setdefault(width, width), shared.setdefault(height, height)
         context = get("location"), get("seq_id"), get("datetime") or get("date_captured")
-        if context != (None, None, None):
-            texts = [None if value is None else _text(value) for value in context]
-            for value, text in zip(context, texts, strict=True):
-                if text is None and value is not None and value != "":
+        if context == (None, None, None):
+            pictures[image_id] = image_id, file_name, width, height, [], None, None, None
+            continue
+        location, sequence, taken_at = map(_text, context)
+        if location is None or sequence is None or taken_at is None:
+            for value in context:
+                if value is not None and value != "" and _text(value) is None:
                     detail = f"its location, seq_id or datetime is {_show(value)}; the picture stays without it"
-                    problems.append(Problem(image_id, "unreadable-context", detail))
-            context = tuple(None if text is None else shared.setdefault(text, text) for text in texts)
-        pictures[image_id] = Image(image_id, file_name, int(width), int(height), (), *context)
+                    problems.append(Problem(image_id, "unreadable-context", detail, file_name))
+        location, sequence = shared.setdefault(location, location), shared.setdefault(sequence, sequence)
+        pictures[image_id] = image_id, file_name, width, height, [], location, sequence, taken_at
+    for image_id, file_name, *_ in list(pictures.values()) if doubtful else ():
+        if normal(file_name) in doubtful:
+            detail = f"its file is also one of those of picture {_show(doubtful[normal(file_name)])}; left out"
+            problems.append(Problem(image_id, "ambiguous-image-id", detail, file_name))
+            del pictures[image_id]
+            strangers[image_id] = None
     return pictures, strangers
 
 
 def _label(
     document: dict[str, Any],
-    pictures: dict[str, Image],
+    pictures: dict[str, Draft],
     strangers: dict[str, str | None],
     labels: dict[str, int],
     problems: list[Problem],
 ) -> list[Image]:
     """The pictures with their boxes, less those with an animal nobody could learn."""
-    drawn: dict[str, list[LabelledBox]] = defaultdict(list)  # by the image id as the annotation has it
+    twins: dict[str, list[LabelledBox]] = defaultdict(list)  # the boxes of the later records of a file, by their id
     called_empty: dict[str, None] = {}
     left_out: set[str] = set()
 
-    def leave_out(image: Image, rule: str, detail: str) -> None:
-        if image.id not in left_out:
-            left_out.add(image.id)
-            problems.append(Problem(image.id, rule, f"{detail}; the picture is left out"))
+    def leave_out(image_id: str, rule: str, detail: str) -> None:
+        if image_id not in left_out:
+            left_out.add(image_id)
+            problems.append(Problem(image_id, rule, f"{detail}; the picture is left out", pictures[image_id][1]))
 
     for number, entry in enumerate(_drain(document["annotations"]), start=1):
         if type(entry) is not dict:
             problems.append(Problem(None, "not-an-annotation", f"annotation {number} is {_show(entry)}; dropped"))
             continue
         image_id = _text(entry.get("image_id"))
-        image = pictures.get(image_id)
-        if image is None:
-            if image_id not in strangers:
-                detail = f"annotation {_name(entry, number)} names the picture {_show(entry.get('image_id'))}; dropped"
-                problems.append(Problem(image_id, "unknown-image", detail))
+        picture = pictures.get(image_id)
+        if picture is None and image_id in strangers:
+            picture = pictures.get(strangers[image_id])
+            if picture is None:  # it was left out, and said to be
                 continue
-            image = pictures.get(strangers[image_id])
-            if image is None:  # its picture was left out, and said to be
-                continue
+            picture = *picture[:4], twins[image_id], *picture[5:]
+        if picture is None:
+            detail = f"annotation {_name(entry, number)} names the picture {_show(entry.get('image_id'))}; dropped"
+            problems.append(Problem(image_id, "unknown-image", detail))
+            continue
+        image_id, file_name, image_width, image_height, boxes, _, _, _ = picture
         label, bbox = labels.get(_text(entry.get("category_id"))), entry.get("bbox")
         if label is None:
             value = _show(entry.get("category_id"))
-            leave_out(image, "unknown-category", f"annotation {_name(entry, number)} is of category {value}")
+            leave_out(image_id, "unknown-category", f"annotation {_name(entry, number)} is of category {value}")
             continue
         if label == BLANK:
-            called_empty[image.id] = None
+            called_empty[image_id] = None
             if bbox is not None:
                 detail = f"annotation {_name(entry, number)} says empty and has the box {_show(bbox)}; box dropped"
-                problems.append(Problem(image.id, "empty-with-box", detail))
+                problems.append(Problem(image_id, "empty-with-box", detail, file_name))
             continue
         if bbox is None:
-            leave_out(image, "unboxed-animal", f"annotation {_name(entry, number)} has no box")
+            leave_out(image_id, "unboxed-animal", f"annotation {_name(entry, number)} has no box")
             continue
         corner_and_size = _four_numbers(bbox)
         if corner_and_size is None:
-            leave_out(image, "unusable-box", f"annotation {_name(entry, number)} has the bbox {_show(bbox)}")
+            leave_out(image_id, "unusable-box", f"annotation {_name(entry, number)} has the bbox {_show(bbox)}")
             continue
         x, y, width, height = corner_and_size
         if width < HALF_PIXEL or height < HALF_PIXEL:
             detail = f"annotation {_name(entry, number)} has a box of {width:g} x {height:g} px"
-            leave_out(image, "box-without-area", detail)
+            leave_out(image_id, "box-without-area", detail)
             continue
         box = Box(x, y, x + width, y + height)
-        if x < 0 or y < 0 or box.right > image.width or box.bottom > image.height:
-            overrun = max(-x, -y, box.right - image.width, box.bottom - image.height)
-            box = box.clip(float(image.width), float(image.height))
+        if x < 0 or y < 0 or box.right > image_width or box.bottom > image_height:
+            overrun = max(-x, -y, box.right - image_width, box.bottom - image_height)
+            box = box.clip(float(image_width), float(image_height))
             if box.width < HALF_PIXEL or box.height < HALF_PIXEL:
                 detail = f"annotation {_name(entry, number)} has the bbox {_show(bbox)} on a picture of"
-                leave_out(image, "box-off-picture", f"{detail} {image.width} x {image.height} px")
+                leave_out(image_id, "box-off-picture", f"{detail} {image_width} x {image_height} px")
                 continue
             rule = "box-outside" if overrun > HALF_PIXEL else "box-overrun"
             detail = f"annotation {_name(entry, number)} reaches {overrun:.3g} px past the edge; clipped"
-            problems.append(Problem(image.id, rule, detail))
-        drawn[image_id].append(LabelledBox(label, box))
+            problems.append(Problem(image_id, rule, detail, file_name))
+        boxes.append(LabelledBox(label, box))
 
-    for image_id, owner in strangers.items():
-        if owner in pictures and not set(drawn.get(image_id, ())) <= set(drawn.get(owner, ())):
-            detail = f"{_show(pictures[owner].file_name)} has boxes under the id {_show(image_id)} that this id lacks"
-            leave_out(pictures[owner], "conflicting-records", detail)
+    for image_id, boxes in twins.items():
+        owner = strangers[image_id]
+        if not set(boxes) <= set(pictures[owner][4]):
+            leave_out(
+                owner, "conflicting-records", f"its file has boxes under the id {_show(image_id)} that this id lacks"
+            )
     for image_id in called_empty:
-        if image_id in drawn and image_id not in left_out:
-            detail = f"it is called empty and has {len(drawn[image_id])} boxes; the boxes are believed"
-            problems.append(Problem(image_id, "empty-with-animal", detail))
+        _, file_name, _, _, boxes, _, _, _ = pictures[image_id]
+        if boxes and image_id not in left_out:
+            detail = f"it is called empty and has {len(boxes)} boxes; the boxes are believed"
+            problems.append(Problem(image_id, "empty-with-animal", detail, file_name))
+    drafts = list(pictures.values())
+    pictures.clear()
     images = []
-    for image in pictures.values():
-        if image.id in left_out:
+    for image_id, file_name, width, height, boxes, location, sequence, taken_at in _drain(drafts):
+        if image_id in left_out:
             continue
-        boxes = drawn.pop(image.id, ())
         if len(boxes) > 1 and len(set(boxes)) < len(boxes):
             for labelled, count in Counter(boxes).items():
                 detail = f"label {labelled.label} has the box {_show(labelled.box.xywh)} more than once; one stays"
-                problems.extend([Problem(image.id, "duplicate-box", detail)] * (count - 1))
+                problems.extend([Problem(image_id, "duplicate-box", detail, file_name)] * (count - 1))
             boxes = dict.fromkeys(boxes)
-        images.append(Image(*image[:4], tuple(boxes), *image[5:]) if boxes else image)
+        images.append(Image(image_id, file_name, width, height, tuple(boxes), location, sequence, taken_at))
     return images
 
 
 def _picture_folder(path: Path, images: list[Image]) -> Path:
     """The folder near the json that holds the most of the first 100 pictures."""
     sample = [image.file_name for image in images[:100]]
-    candidates = (path.parent, path.parent / "images", path.parent / path.stem)
-    held = [sum(os.path.isfile(folder / file_name) for file_name in sample) for folder in candidates]
+    folders = [PictureFolder(folder) for folder in (path.parent, path.parent / "images", path.parent / path.stem)]
+    held = [sum(folder.find(name) is not None for name in sample) for folder in folders]
     if not any(held):
-        raise AnnotationError(
+        nearest = next((name for folder in folders if (name := folder.nearest(sample[0])) is not None), None)
+        hint = "" if nearest is None else f" ({nearest!r} is there, but capitals count)"
+        raise NoPicturesError(
             f"{path.name}: none of its first {len(sample)} pictures (such as {_show(sample[0])}) is in any of "
-            f"{', '.join(map(str, candidates))}; name the folder its file names start from as root, "
-            "or read the json alone (check --no-pictures; check_files=False)"
+            f"{', '.join(str(folder.root) for folder in folders)}{hint}; name the folder its file names start from as "
+            "root, or read the json alone (check --no-pictures; check_files=False)"
         )
-    return candidates[held.index(max(held))]
+    return folders[held.index(max(held))].root
 
 
 def _on_disk(root: Path, name: str, images: list[Image], problems: list[Problem]) -> list[Image]:
-    """The pictures whose file is there, by one listing of each folder rather than a look-up of each picture."""
+    """The pictures whose file is there, each under the name it has on disk."""
     if not root.is_dir():
         raise AnnotationError(
             f"{name}: the picture folder {root} is not a folder; name the one its file names start from"
         )
-    listings: dict[str, frozenset[str] | OSError] = {}
+    folder = PictureFolder(root)
     found = []
     for image in images:
-        folder, _, file_name = image.file_name.rpartition("/")
-        if folder not in listings:
-            listings[folder] = _files_in(root / folder)
-        listing = listings[folder]
-        if isinstance(listing, OSError):
-            detail = f"{_show(image.file_name)} is out of reach ({listing}); left out"
-            problems.append(Problem(image.id, "file-missing", detail))
-        elif file_name not in listing:
-            detail = f"{_show(image.file_name)} is not in {root / folder}; left out"
-            problems.append(Problem(image.id, "file-missing", detail))
-        else:
-            found.append(image)
+        there = folder.find(image.file_name)
+        if there is None:
+            detail = f"{_show(image.file_name)} is {folder.why_not(image.file_name)}; left out"
+            problems.append(Problem(image.id, "file-missing", detail, image.file_name))
+            continue
+        if there != image.file_name:
+            detail = f"{_show(image.file_name)} is {there!a} on disk, the same but for how accents are written"
+            problems.append(Problem(image.id, "file-name-accents", detail, image.file_name))
+            image = image._replace(file_name=there)
+        found.append(image)
     return found
-
-
-def _files_in(folder: Path) -> frozenset[str] | OSError:
-    """The names of the files in a folder, or why it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            # DirEntry.is_file raises on a circular link, os.path.isfile does not
-            return frozenset(e.name for e in entries if (os.path.isfile(e.path) if e.is_symlink() else e.is_file()))
-    except OSError as error:
-        return error
 
 
 def _path_below_root(name: object) -> str | None:
@@ -508,7 +524,9 @@ def _text(value: object) -> str | None:
     """An id as text, so that 1, 1.0 and '1' are one id; None where the value cannot be an id."""
     if type(value) is str:
         return value if value and (value.isascii() or _is_unicode(value)) else None
-    if type(value) is int or (type(value) is float and value.is_integer()):
+    if type(value) is int:
+        return str(value)
+    if type(value) is float and value.is_integer():
         return str(int(value))
     return None
 
@@ -518,19 +536,23 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _is_side(value: object) -> bool:
-    """Whether a json value can be the width or height of a picture: 1920 or 1920.0, not 0, "1920" or true."""
-    return (type(value) is int or (type(value) is float and value.is_integer())) and 1 <= value <= LONGEST_SIDE
+def _side(value: object) -> int | None:
+    """The width or height of a picture: 1920 for 1920 and 1920.0; None for 0, "1920", true and the like."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 1 <= value <= LONGEST_SIDE else None
 
 
 def _four_numbers(bbox: object) -> tuple[float, float, float, float] | None:
     """A json value as four finite floats; None where it is anything else: text, a truth value, NaN, infinity, three."""
     if type(bbox) is not list or len(bbox) != 4:
         return None
+    x, y, width, height = bbox
+    if type(x) is type(y) is type(width) is type(height) is float and isfinite(x + y + width + height):
+        return x, y, width, height  # nearly always; what follows is for whole numbers and for the far end of floats
     for value in bbox:
         if (type(value) is not float and type(value) is not int) or not -LARGEST <= value <= LARGEST:
             return None
-    x, y, width, height = bbox
     return float(x), float(y), float(width), float(height)
 
 
