@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ena24ssd.cameratraps import read as read_dataset
+    from ena24ssd.checkup import check_dataset
     from ena24ssd.config import RunConfig, read_config
+    from ena24ssd.conversion import convert
     from ena24ssd.detector import Detector, predict
+    from ena24ssd.download import download as download_ena24
     from ena24ssd.evaluation import evaluate
+    from ena24ssd.report import explore
     from ena24ssd.runs import open_run
     from ena24ssd.synthetic import write_dataset
     from ena24ssd.training import train
@@ -23,7 +27,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Detector",
     "RunConfig",
+    "check_dataset",
+    "convert",
+    "download_ena24",
     "evaluate",
+    "explore",
     "open_run",
     "predict",
     "read_config",
@@ -35,7 +43,11 @@ __all__ = [
 _HOMES = {
     "Detector": ("detector", "Detector"),
     "RunConfig": ("config", "RunConfig"),
+    "check_dataset": ("checkup", "check_dataset"),
+    "convert": ("conversion", "convert"),
+    "download_ena24": ("download", "download"),
     "evaluate": ("evaluation", "evaluate"),
+    "explore": ("report", "explore"),
     "open_run": ("runs", "open_run"),
     "predict": ("detector", "predict"),
     "read_config": ("config", "read_config"),

@@ -36,9 +36,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     text = _decode(_bytes(path))
     try:
         value = json.loads(text)
-        if not _surely_without_twins(value, text):
-            value = json.loads(text, object_pairs_hook=_one_value_per_key)
-        return value
+        if _surely_without_twins(value, text):
+            return value
+        del value
+        return json.loads(text, object_pairs_hook=_one_value_per_key)
     except JsonError:
         raise
     except RecursionError as error:
@@ -70,8 +71,8 @@ def _decode(raw: bytes) -> str:
         ) from error
 
 
-# Asking about every object while it is read costs as much again as a third of the reading. So the commas are counted
-# first: written without a key twice, a value takes a known number of them, and each key that is there again one more.
+# Asking about every object while it is read makes the reading a third slower. So the commas are counted first: written
+# without a key twice, a value takes a known number of them, and each key that is there again takes one more.
 
 
 def _surely_without_twins(value: Any, text: str) -> bool:
@@ -105,8 +106,8 @@ def _commas(value: Any) -> int:
         lists = [part for part in parts if type(part) is list and part]
         commas += sum(map(len, objects)) - len(objects) + sum(map(len, lists)) - len(lists)
         commas += "".join([part for part in parts if type(part) is str]).count(",")
-        parts = [*chain.from_iterable(objects), *chain.from_iterable(map(dict.values, objects))]
-        parts += chain.from_iterable(lists)
+        commas += sum(key.count(",") * often for key, often in Counter(chain.from_iterable(objects)).items())
+        parts = [*chain.from_iterable(map(dict.values, objects)), *chain.from_iterable(lists)]
     return commas
 
 

@@ -26,9 +26,8 @@ import pytest
 import requests
 from filelock import FileLock
 
-from ena24ssd import archives
+from ena24ssd import archives, transfer
 from ena24ssd import download as room
-from ena24ssd import transfer
 from ena24ssd.cameratraps import read
 from ena24ssd.download import DownloadError, download
 

@@ -99,10 +99,10 @@ def _add_dataset(door: argparse.ArgumentParser) -> None:
 
 
 def _check(choice: argparse.Namespace) -> int:
-    from ena24ssd.audit import EVERY_RULE, audit
+    from ena24ssd.checkup import EVERY_RULE, check_dataset
     from ena24ssd.tables import problem_table, species_table
 
-    found = audit(
+    found = check_dataset(
         DataConfig(path=choice.dataset, pictures=choice.pictures),
         json_alone=choice.no_pictures,
         deep=choice.deep,

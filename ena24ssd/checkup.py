@@ -1,7 +1,7 @@
 """What is wrong with this dataset, and what does it cost?
 
-`audit` reads the annotations, looks for the pictures, and on request decodes every one of them. The answer is counted
-by rule; nothing is changed on disk.
+`check_dataset` reads the annotations, looks for the pictures, and on request decodes every one of them. The answer is
+counted by rule; nothing is changed on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVERY_NOTICE = NOTICES | PICTURE_NOTICES
 
 
 @dataclass(frozen=True)
-class Audit:
+class Checkup:
     """What was found: the dataset less what was left out, and every problem of json and files."""
 
     dataset: CameraTrapDataset
@@ -50,7 +50,7 @@ class Audit:
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     def to_json(self, examples: int = 5) -> dict[str, Any]:
-        """The audit as plain data; each rule with its count and its first ``examples``."""
+        """The checkup as plain data; each rule with its count and its first ``examples``."""
         dataset, species = self.dataset, self.boxes_by_species()
         return {
             "dataset": dataset.name,
@@ -79,14 +79,14 @@ class Audit:
         }
 
 
-def audit(
+def check_dataset(
     config: DataConfig,
     *,
     json_alone: bool = False,
     deep: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
-) -> Audit:
-    """Audit the dataset of ``config.path``.
+) -> Checkup:
+    """Checkup the dataset of ``config.path``.
 
     ``json_alone``: do not look for pictures. Where there are none near the json, and ``config.pictures`` names no
     folder, that is what happens anyway, and ``looked_at`` says so. ``deep``: decode every picture, wrapped in
@@ -104,11 +104,11 @@ def audit(
     if json_alone:
         if deep:
             raise ValueError(f"{config.path}: no picture can be decoded without looking for it; leave out one option")
-        return _audited(read_source(config, check_files=False).dataset, (), "the json alone")
+        return _checkup(read_source(config, check_files=False).dataset, (), "the json alone")
     if deep:
-        return _audited(dataset, inspect_pictures(dataset, progress), "the json and every picture")
-    return _audited(dataset, (), "the json and which pictures exist")
+        return _checkup(dataset, inspect_pictures(dataset, progress), "the json and every picture")
+    return _checkup(dataset, (), "the json and which pictures exist")
 
 
-def _audited(dataset: CameraTrapDataset, found: tuple[Problem, ...], looked_at: str) -> Audit:
-    return Audit(dataset, dataset.problems + found, looked_at)
+def _checkup(dataset: CameraTrapDataset, found: tuple[Problem, ...], looked_at: str) -> Checkup:
+    return Checkup(dataset, dataset.problems + found, looked_at)

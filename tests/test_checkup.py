@@ -1,4 +1,4 @@
-"""Does the audit find what is wrong, say what it costs, and find nothing else?"""
+"""Does the checkup find what is wrong, say what it costs, and find nothing else?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from ena24ssd.audit import EVERY_NOTICE, EVERY_RULE, audit
 from ena24ssd.cameratraps import AnnotationError, NoPicturesError
+from ena24ssd.checkup import EVERY_NOTICE, EVERY_RULE, check_dataset
 from ena24ssd.config import DataConfig
 
 
@@ -33,7 +33,7 @@ def first_picture(folder):
 
 def test_a_sound_dataset_has_no_problems_however_deep_one_looks(scenes):
     for deep in (False, True):
-        found = audit(DataConfig(path=scenes), deep=deep)
+        found = check_dataset(DataConfig(path=scenes), deep=deep)
         assert found.problems == () and found.lossless and len(found.dataset.images) == 48
     assert found.looked_at == "the json and every picture"
 
@@ -41,9 +41,15 @@ def test_a_sound_dataset_has_no_problems_however_deep_one_looks(scenes):
 def test_a_truncated_picture_is_seen_by_a_deep_look_only(folder):
     file = first_picture(folder)
     file.write_bytes(file.read_bytes()[:2000])
-    assert audit(DataConfig(path=folder)).problems == ()
+    assert check_dataset(DataConfig(path=folder)).problems == ()
     seen = []
-    found = audit(DataConfig(path=folder), deep=True, progress=lambda jobs: (seen.append(job) or job for job in jobs))
+
+    def progress(jobs):
+        for job in jobs:
+            seen.append(job)
+            yield job
+
+    found = check_dataset(DataConfig(path=folder), deep=True, progress=progress)
     assert [problem.rule for problem in found.problems] == ["picture-unreadable"]
     assert not found.lossless and len(seen) == 48
     assert file.name in found.problems[0].file_name and "left out" in found.problems[0].detail
@@ -56,7 +62,7 @@ def test_notices_cost_nothing(folder):
         box[2] = width - box[0] + 0.01
 
     change(folder, overrun)
-    found = audit(DataConfig(path=folder))
+    found = check_dataset(DataConfig(path=folder))
     assert list(found.by_rule) == ["box-overrun"] and found.lossless
 
 
@@ -66,7 +72,7 @@ def test_its_plain_data_counts_by_rule_with_examples(folder):
             annotation["bbox"][2] = -3
 
     change(folder, harm)
-    found = audit(DataConfig(path=folder))
+    found = check_dataset(DataConfig(path=folder))
     document = json.loads(json.dumps(found.to_json(examples=2)))
     (problem,) = document["problems"]
     assert problem["rule"] == "box-without-area" and not problem["notice"] and len(problem["examples"]) == 2
@@ -80,7 +86,7 @@ def test_without_pictures_near_the_json_it_alone_is_looked_at(folder, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(folder / "scenes.json", alone)
-    found = audit(DataConfig(path=alone))
+    found = check_dataset(DataConfig(path=alone))
     assert found.looked_at == "the json alone" and len(found.dataset.images) == 48
 
 
@@ -94,12 +100,12 @@ def test_without_pictures_near_the_json_it_alone_is_looked_at(folder, tmp_path):
 def test_a_deep_look_at_no_pictures_is_refused(folder, tmp_path, choice, error):
     shutil.copy(folder / "scenes.json", tmp_path)
     with pytest.raises(error):
-        audit(DataConfig(path=tmp_path / "scenes.json"), **choice)
+        check_dataset(DataConfig(path=tmp_path / "scenes.json"), **choice)
 
 
 def test_a_named_picture_folder_must_hold_pictures(folder, tmp_path):
     with pytest.raises(AnnotationError):
-        audit(DataConfig(path=folder, pictures=tmp_path / "nowhere"))
+        check_dataset(DataConfig(path=folder, pictures=tmp_path / "nowhere"))
 
 
 def test_every_notice_is_a_rule():
@@ -107,12 +113,12 @@ def test_every_notice_is_a_rule():
 
 
 def test_ena24_has_its_48_overruns_and_585_mixed_pictures_and_nothing_else(shared_data):
-    found = audit(DataConfig(path=shared_data / "ena24" / "ena24.json"))
+    found = check_dataset(DataConfig(path=shared_data / "ena24" / "ena24.json"))
     assert {rule: len(problems) for rule, problems in found.by_rule.items()} == {"box-overrun": 48}
     assert found.lossless and found.dataset.mixed == 585 and len(found.dataset.images) == 9676
     assert found.looked_at == "the json alone"
 
 
 def test_the_fourteen_real_pictures_are_sound(shared_data):
-    found = audit(DataConfig(path=shared_data / "ena24-dev14"), deep=True)
+    found = check_dataset(DataConfig(path=shared_data / "ena24-dev14"), deep=True)
     assert found.lossless and len(found.dataset.images) == 14
