@@ -18,15 +18,17 @@ from ena24ssd.epoch import DivergedError
 # What a user can mend. ENA24SSD_TRACEBACK=1 shows where it came from all the same.
 MISTAKES = (ValueError, OSError, EngineError, DivergedError)
 
+OVERRIDDEN = ("explore", "train")  # the verbs that take a config
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The ``ena24ssd`` command; returns its exit code."""
     parser = _parser()
     choice, rest = parser.parse_known_args(arguments)
     # argparse takes the words before the first option only; overrides may also follow it.
-    if rest and (choice.name != "train" or any(word.startswith("-") for word in rest)):
+    if rest and (choice.name not in OVERRIDDEN or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if choice.name == "train":
+    if choice.name in OVERRIDDEN:
         choice.choices += rest
     try:
         return choice.verb(choice)

@@ -174,3 +174,24 @@ def test_file_names_start_from_the_deepest_folder_that_holds_all(tmp_path, monke
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert common_folder(paths) == tmp_path / folder
+
+
+def test_explore_writes_a_report_and_a_snippet_that_is_a_config(scenes, tmp_path, capsys):
+    out, figures = tmp_path / "look", tmp_path / "figures.json"
+    command = [
+        "explore",
+        str(scenes),
+        str(ROOT / "configs" / "ena24.yaml"),
+        "--out",
+        str(out),
+        "--json",
+        str(figures),
+        "--quiet",
+    ]
+    assert cli.main([*command, "data.image_side=160"]) == 0
+    said = capsys.readouterr().out
+    assert (out / "report.html").exists() and len(list((out / "plots").glob("*.png"))) >= 5
+    assert json.loads(figures.read_text())
+    snippet = said[said.index("model:") : said.index("wrote ")]
+    (tmp_path / "snippet.yaml").write_text(snippet)
+    assert read_config(tmp_path / "snippet.yaml").model.sizes

@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ena24ssd.cameratraps import Problem
-from ena24ssd.config import DataConfig, SplitConfig
+from ena24ssd.commands.choices import choose_config
+from ena24ssd.config import DataConfig, SplitConfig, change_config
 from ena24ssd.files import replace_file
 from ena24ssd.formats import SOURCES, TARGETS
 from ena24ssd.splits import KINDS, SIDES
@@ -26,6 +27,17 @@ def add_verbs(add) -> None:
     door.add_argument("--no-pictures", action="store_true", help="look at the json file alone")
     door.add_argument("--deep", action="store_true", help="decode every picture, and compare it with its record")
     door.add_argument("--json", type=Path, metavar="FILE", help="also write what was found there; - prints only that")
+    door.add_argument("--quiet", action="store_true", help="no progress, only the result")
+
+    door = add("explore", _explore, "Write a report on a dataset: species, boxes, light, and what anchors can match.")
+    _add_dataset(door)
+    door.add_argument(
+        "choices", nargs="*", metavar="CONFIG.yaml | section.field=value", help="the network whose anchors are judged"
+    )
+    door.add_argument("--out", type=Path, default=Path("explored"), help="folder for report.html (%(default)s)")
+    door.add_argument("--no-pictures", action="store_true", help="look at the json file alone")
+    door.add_argument("--sample", type=int, default=500, help="pictures to tell colour from grey by (%(default)s)")
+    door.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     door.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
     door = add("synth", _synth, "Draw a synthetic camera-trap dataset.")
@@ -134,6 +146,24 @@ def _case(problem: Problem) -> str:
         return problem.detail
     file = "" if problem.file_name is None else f" ({problem.file_name})"
     return f"picture {problem.image_id!r}{file}: {problem.detail}"
+
+
+def _explore(choice: argparse.Namespace) -> int:
+    from ena24ssd.report import explore, snippet
+
+    config = choose_config(choice.choices)
+    place = {"data.path": choice.dataset} | ({"data.pictures": choice.pictures} if choice.pictures else {})
+    config = change_config(config, place)
+    found = explore(choice.out, config, sample=choice.sample, json_alone=choice.no_pictures, quiet=choice.quiet)
+    if choice.json is not None:
+        replace_file(choice.json, json.dumps(found.to_json(), indent=1))
+    if found.anchors is not None:
+        fit = found.anchors
+        print(f"{fit.covered:.1%} of the boxes overlap an anchor by more than {config.loss.overlap:g} (IoU);")
+        print(f"with the anchors below {fit.covered_by_suggested:.1%}, with any shapes at most {fit.reachable:.1%}")
+        print(snippet(fit.suggested))
+    print(f"wrote {choice.out / 'report.html'}")
+    return 0
 
 
 def _synth(choice: argparse.Namespace) -> int:

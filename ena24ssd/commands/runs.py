@@ -10,7 +10,8 @@ import json
 import time
 from pathlib import Path
 
-from ena24ssd.config import ConfigError, change_config, read_config
+from ena24ssd.commands.choices import choose_config, preset_of
+from ena24ssd.config import change_config
 from ena24ssd.files import replace_file
 
 
@@ -50,14 +51,10 @@ def _train(choice: argparse.Namespace) -> int:
     from ena24ssd.tables import figure_table, post_table
     from ena24ssd.training import train
 
-    overrides = [word for word in choice.choices if "=" in word]
-    files = [word for word in choice.choices if "=" not in word]
-    if len(files) > 1:
-        raise ConfigError(f"one config file at most, not {' and '.join(files)}; overrides are section.field=value")
-    config = read_config(files[0] if files else None, overrides)
+    config, preset = choose_config(choice.choices), preset_of(choice.choices)
     if choice.data is not None:
         config = change_config(config, {"data.path": choice.data})
-    name = Path(files[0]).stem if files else "default"
+    name = Path(preset).stem if preset else "default"
     folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}")
     run = train(config, folder, quiet=choice.quiet)
