@@ -38,7 +38,7 @@ BLOCK = 1 << 18
 MARKER = ".whole.json"  # the last file written into a picture folder
 PLAIN_PART = re.compile(r'[^\x00-\x1f\x7f\\/:*?"<>|]*[^\x00-\x1f\x7f\\/:*?"<>|. ]')  # a name on any system
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
-UNFINISHED = re.compile(r"\..*\.\d+\.part")  # what `files.replacing` leaves behind when it is killed
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]+\.part")  # what `files.replacing` leaves behind when it is killed
 # What zipfile raises for damaged files.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OverflowError, struct.error)
 

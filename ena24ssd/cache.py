@@ -19,7 +19,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 
+from ena24ssd.ahead import run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
 from ena24ssd.files import replacing
 from ena24ssd.inspection import PICTURE_NOTICES, examine
@@ -37,7 +37,7 @@ CACHE_VERSION = 2  # of the squares' meaning: raise it when pictures.read_square
 KEPT_DAYS = 30  # since a cache was last asked for
 NO_MARK = 0  # the mark of a file that is not there
 
-Progress = Callable[[Iterable, int], Iterable]
+Progress = Callable[[Iterable], Iterable]
 
 
 class Cache(NamedTuple):
@@ -61,13 +61,15 @@ def cache_pictures(
 ) -> Cache:
     """The dataset's squares at ``side`` pixels, from ``folder`` (left out: the user's cache) or decoded into it now.
 
-    ``progress`` wraps an iterable of known length, if there is anything to decode. Raises OSError where the disk is
+    ``progress`` wraps the list of what there is to decode, if anything. Raises OSError where the disk is
     too full: a picture takes 3 * side * side bytes.
     """
     folder = folder or platformdirs.user_cache_path("ena24ssd")
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{dataset.name}-{side}px-{fit}-{_key(dataset, side, fit)}"
     with _only_one(folder / f".{name}.lock"):
+        with suppress(FileNotFoundError):
+            os.utime(folder / f"{name}.npz")  # asked for now: no other run shall sweep it away meanwhile
         marks = np.fromiter((_mark(dataset.path(image)) for image in dataset.images), np.uint64, len(dataset.images))
         cache, known = _open(folder, name, (len(marks), side, side, 3))
         stale = np.arange(len(marks)) if cache is None else np.flatnonzero(known != marks)
@@ -75,7 +77,6 @@ def cache_pictures(
             stale = _recovered(dataset, cache)
         if len(stale):
             cache = _fill(dataset, fit, folder, name, marks, stale, cache or _nothing(len(marks), side), progress)
-        os.utime(folder / f"{name}.npz")  # asked for today
         _sweep(folder, name, Path(cache.pixels.filename))
     return cache
 
@@ -84,7 +85,7 @@ def _key(dataset: CameraTrapDataset, side: int, fit: str) -> str:
     """What the squares are of: which records of which folder, made how."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {side} {fit} {dataset.root.resolve()}".encode(errors="surrogateescape"))
     for image in dataset.images:
-        digest.update(f"\n{image.id}\t{image.file_name}\t{image.width}x{image.height}".encode())
+        digest.update(repr((image.id, image.file_name, image.width, image.height)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -134,10 +135,13 @@ def _recovered(dataset: CameraTrapDataset, cache: Cache) -> np.ndarray:
     """Rows of unchanged files that could not be read once and can be now: a disk that had a bad day, say."""
     unreadable = {problem.image_id for problem in cache.problems if problem.rule == "picture-unreadable"}
     side = cache.pixels.shape[1]
-    rows = (row for row, image in enumerate(dataset.images) if image.id in unreadable)
-    return np.array(
-        [r for r in rows if examine(dataset.images[r], dataset.path(dataset.images[r]), side)[0] is not None], np.int64
-    )
+    rows = [row for row, image in enumerate(dataset.images) if image.id in unreadable]
+
+    def is_readable(row: int) -> bool:
+        image = dataset.images[row]
+        return examine(image, dataset.path(image), side)[0] is not None
+
+    return np.array([row for row, readable in zip(rows, run_ahead(is_readable, rows)) if readable], np.int64)
 
 
 def _fill(
@@ -163,11 +167,12 @@ def _fill(
         pixels[row] = 0 if square is None else square.pixels
         return problem
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
-        outcomes = pool.map(decode, stale)  # Pillow decodes without the GIL
-        found = [p for p in (outcomes if progress is None else progress(outcomes, len(stale))) if p is not None]
+    outcomes = run_ahead(decode, (progress or iter)(stale.tolist()), name="decode")  # Pillow decodes without the GIL
+    found = [problem for problem in outcomes if problem is not None]
     row_of = {image.id: row for row, image in enumerate(dataset.images)}
-    kept = [problem for problem in known.problems if row_of[problem.image_id] not in set(stale.tolist())]
+    is_fresh = np.zeros(len(pixels), dtype=bool)
+    is_fresh[stale] = True
+    kept = [problem for problem in known.problems if not is_fresh[row_of[problem.image_id]]]
     problems = sorted(kept + found, key=lambda problem: row_of[problem.image_id])
     pixels.flush()
     # These notes are what says that the pixels are whole, and of which files; without them they are rubbish.
@@ -193,11 +198,14 @@ def _make_room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _sweep(folder: Path, name: str, used: Path) -> None:
-    """Delete the pixels of this cache that are no longer ``used``, and caches that nobody asked for in a month."""
+    """Delete the pixels of this cache that are no longer ``used``, and whatever nobody asked for in a month."""
     rubbish = [file for file in folder.glob(f"{escape(name)}-*.npy") if file.name != used.name]
-    for notes_file in folder.glob("*px-*.npz"):
-        if time.time() - notes_file.stat().st_mtime > KEPT_DAYS * 86_400:
-            rubbish += [notes_file, *folder.glob(f"{escape(notes_file.stem)}-*.npy")]
+    unused_since = time.time() - KEPT_DAYS * 86_400
+    for file in folder.glob("*px-*.np[yz]"):
+        notes = file if file.suffix == ".npz" else file.with_name(f"{file.stem.rpartition('-')[0]}.npz")
+        with suppress(FileNotFoundError):  # another run is sweeping, too
+            if (notes if notes.exists() else file).stat().st_mtime < unused_since:
+                rubbish.append(file)
     for file in rubbish:
         # Windows keeps a file that another process has open: it goes the next time.
         with suppress(OSError):

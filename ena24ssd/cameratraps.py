@@ -40,7 +40,7 @@ RULES: dict[str, str] = {
     "as nobody knows whose the boxes are. Give each picture its own id, there and in its annotations.",
     "unusable-file-name": "A file name is missing, no text, or leads out of the picture folder; left out. "
     "Write the path from the picture folder, with forward slashes.",
-    "duplicate-file-name": "A second id names the file of an earlier picture; the first stays, lest one picture "
+    "duplicate-file-name": "A second id names the file of an earlier picture; only the first counts, lest one picture "
     "end up on both sides of a split. Delete one entry, and give its annotations the other's id.",
     "conflicting-records": "The second record of a file has boxes that the first lacks; the picture is left out. "
     "Make the two one record that has all boxes.",
@@ -93,6 +93,7 @@ LARGEST = sys.float_info.max
 PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^\s./\\:\0][^/\\:\0]*)*")
 SHORT = reprlib.Repr()  # whatever a broken file holds fits on a line of an error message
 SHORT.maxstring = SHORT.maxother = 80
+SHORT.maxlevel = 2
 
 
 class AnnotationError(ValueError):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from ena24ssd.commands import data, runs
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
+from ena24ssd.tables import printable
 
 # What a user can mend. ENA24SSD_TRACEBACK=1 shows where it came from all the same.
 MISTAKES = (ValueError, OSError, EngineError, DivergedError)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MISTAKES as mistake:
         if os.environ.get("ENA24SSD_TRACEBACK"):
             raise
-        print(f"ena24ssd: {mistake}", file=sys.stderr)
+        print(f"ena24ssd: {printable(mistake)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ena24ssd: interrupted", file=sys.stderr)

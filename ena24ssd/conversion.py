@@ -8,8 +8,8 @@ out. What the target has no place for is counted in `Conversion.losses`.
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,6 +24,7 @@ from ena24ssd.formats import SOURCES, TARGETS, coco, megadetector, voc, yolo
 from ena24ssd.formats.pairs import files_below
 from ena24ssd.formats.reading import CONFLICTS, Conflict, Progress, Reading
 from ena24ssd.formats.writing import Writing
+from ena24ssd.jsonfiles import JsonError, read_json
 
 RULES: dict[str, str] = cameratraps.RULES | CONFLICTS
 """Every `Conflict.rule`, and a sentence on what is odd and what is done about it."""
@@ -160,9 +161,9 @@ def detect(source: Path) -> str:
         if source.suffix.lower() != ".json":
             raise ValueError(f"{source}: labels are a folder of xml or txt files, a data.yaml, or a json file; {ways}")
         try:
-            document = json.loads(source.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source}: is no JSON ({error}); name another file") from error
+            document = read_json(source)
+        except JsonError as error:
+            raise ValueError(f"{source}: {error}. Or name another file") from error
         if megadetector.is_batch_output(document):
             return "megadetector"
         annotations = document.get("annotations") if isinstance(document, dict) else None
@@ -324,7 +325,7 @@ def _put(original: Path, copy: Path, how: str | None) -> None:
             shutil.copyfileobj(reader, writer)
         return
     copy.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = copy.with_name(f".{copy.name}.{os.getpid()}.part")
+    unfinished = copy.with_name(f".{copy.name}.{secrets.token_hex(4)}.part")
     try:
         os.symlink(original.resolve(), unfinished)
         os.replace(unfinished, copy)

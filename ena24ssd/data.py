@@ -7,14 +7,13 @@ to fork and nothing that a worker could leak.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ena24ssd.ahead import run_ahead
 from ena24ssd.augment import augment
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cache import Cache
@@ -82,7 +81,7 @@ def count_batches(examples: int, batch_size: int, drop_last: bool) -> int:
 def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
     """The examples in their order, in batches; the last one may be smaller. For measuring."""
     orders = np.array_split(np.arange(len(examples)), np.arange(batch_size, len(examples), batch_size))
-    yield from _ahead([lambda order=order: examples.take(order) for order in orders], workers)
+    yield from run_ahead(examples.take, orders, workers, "batches")
 
 
 def shuffle_batches(
@@ -105,23 +104,4 @@ def shuffle_batches(
         random = np.random.default_rng((seed, epoch, step + 1))  # (seed, epoch, 0) is (seed, epoch)
         return Batch(*augment(batch.images, batch.truth, random, augmentation), batch.ids)
 
-    yield from _ahead([lambda step=step: prepare(step) for step in range(len(orders))], workers)
-
-
-def _ahead(jobs: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]:
-    """Run the jobs in order, up to two per worker ahead of whoever iterates; a job's exception surfaces at its turn."""
-    if workers == 0:
-        yield from (job() for job in jobs)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    yield from run_ahead(prepare, range(len(orders)), workers, "batches")

@@ -7,11 +7,10 @@ the two for one picture, `inspect_pictures` decodes all of them. What does not f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ena24ssd.ahead import run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
 from ena24ssd.pictures import PictureError, Square, read_square, same_shape
 
@@ -45,26 +44,35 @@ def examine(image: Image, path: Path, side: int, fit: str = "squash") -> tuple[S
     if not same_shape(said, found):
         ratios = f"{found[0] / said[0]:.3g} of the width, {found[1] / said[1]:.3g} of the height"
         return None, _problem(image, "shape-mismatch", f"{sizes} ({ratios}); the picture is left out")
+    if not square.as_stored and not _proves_upright(said, found, square.orientation):
+        detail = f"EXIF orientation {square.orientation}; set upright, its boxes believed; {sizes}"
+        return square, _problem(image, "unproven-orientation", detail)
     if said != found:
         return square, _problem(image, "size-mismatch", f"{sizes} ({found[0] / said[0]:.3g} of it); boxes scaled")
     if square.as_stored:
         detail = f"EXIF orientation {square.orientation}, but the json describes the stored picture; not turned"
         return square, _problem(image, "stored-orientation", detail)
-    if square.orientation != 1 and (square.orientation < 5 or square.width == square.height):
-        detail = f"EXIF orientation {square.orientation}; set upright, its boxes believed"
-        return square, _problem(image, "unproven-orientation", detail)
     return square, None
+
+
+def _proves_upright(said: tuple[int, int], found: tuple[int, int], orientation: int) -> bool:
+    """Whether the size ``said`` shows that the annotations describe the picture as set upright, which is ``found``."""
+    if orientation < 5:  # mirroring and half a turn change no size
+        return orientation == 1
+    stored = found[::-1]
+    return stored != found and (said == found or not same_shape(said, stored))
 
 
 def inspect_pictures(
     dataset: CameraTrapDataset, progress: Callable[[Iterable], Iterable] | None = None
 ) -> tuple[Problem, ...]:
     """Decode every picture, as many at once as there are cores; what is odd, in the order of the dataset."""
-    with ThreadPoolExecutor(
-        os.cpu_count() or 1, thread_name_prefix="inspect"
-    ) as pool:  # Pillow decodes without the GIL
-        outcomes = pool.map(lambda image: examine(image, dataset.path(image), SMALL)[1], dataset.images)
-        return tuple(problem for problem in (progress or iter)(outcomes) if problem is not None)
+
+    def look(image: Image) -> Problem | None:
+        return examine(image, dataset.path(image), SMALL)[1]
+
+    problems = run_ahead(look, (progress or iter)(dataset.images), name="inspect")  # Pillow decodes without the GIL
+    return tuple(problem for problem in problems if problem is not None)
 
 
 def _problem(image: Image, rule: str, detail: str) -> Problem:

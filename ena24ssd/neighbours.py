@@ -22,10 +22,8 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +35,7 @@ from PIL import ImageFilter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ena24ssd.ahead import run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.files import replacing
 from ena24ssd.pictures import PictureError, read_picture
@@ -48,11 +47,11 @@ WORDS = BITS // 64
 STRIP_TOP, STRIP_BOTTOM = 0.05, 0.12  # shares of the height; what Reconyx and Bushnell cameras print on lies in these
 SIDE = 128  # pixels a hash is computed from, whatever the network is given
 SURROUNDINGS = 8  # pixels of these; standard deviation of the blur that tells a spot's surroundings
-PORTION = 256  # pictures handed to the threads at a time
 PLAIN = 1.5  # grey levels of 255; a picture whose relief stays below shows nothing that could be recognised
 
 ORDERS = 32  # in how many random orders of their bits hashes are sorted
 WINDOW = 8  # how many successors in such an order a hash is compared with
+BLOCK = 65_536  # pairs whose distance is measured at a time
 EXHAUSTIVE = 20_000  # comparisons an order that few pictures may have anyway
 
 LARGEST_SHARE = 0.2  # of the dataset, in one group; more than a usual test side could only ever be learnt from
@@ -191,14 +190,18 @@ def hash_pictures(dataset: CameraTrapDataset, folder: Path | None = None, progre
         bits[row, 0], bits[row, 1], relief[row] = scene_hashes(picture)
         return None
 
-    portions = [missing[begin : begin + PORTION] for begin in range(0, len(missing), PORTION)]
     try:
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hash") as pool:
-            outcomes = chain.from_iterable(pool.map(look, portion) for portion in portions)
-            failures = dict(failure for _, failure in zip((progress or iter)(missing), outcomes) if failure)
+        outcomes = run_ahead(look, (progress or iter)(missing), name="hash")  # Pillow decodes without the GIL
+        failures = dict(failure for failure in outcomes if failure is not None)
     finally:  # what an interrupted run has seen need not be looked at again
         if not np.isnan(relief[missing]).all():
-            _write_hashes(file, keys, bits, relief)
+            others = ~np.isin(known_keys, keys)  # pictures that a run on all of the dataset will want again
+            _write_hashes(
+                file,
+                np.concatenate([keys, known_keys[others]]),
+                np.concatenate([bits, known_bits[others]]),
+                np.concatenate([relief, known_relief[others]]),
+            )
     return Hashes(bits[:, 0], bits[:, 1], relief, failures)
 
 
@@ -256,13 +259,25 @@ def find_links(
     `benchmarks/near_duplicates.py` measures what this misses.
     """
     # By rank in the natural order, so that the order of the images changes nothing.
-    ranked = hashes[order]
-    pairs = [_adjacent_pairs(ranked, readable[order], closeness)]
+    ranked, count = hashes[order], max(len(order), 1)
     told = np.flatnonzero(telling[order])
-    pairs += [told[pair] for pair in _close_pairs(ranked[told], closeness.anywhere)]
-    low, high = np.sort(np.concatenate(pairs, axis=1), axis=0)
-    first, second = np.divmod(np.unique(low * len(order) + high), max(len(order), 1))
-    return Links(order[first], order[second], _distance(ranked[first], ranked[second]))
+
+    def keys() -> Iterator[np.ndarray]:  # a pair as one number: a static camera has a thousand links a picture
+        yield _key_of(_adjacent_pairs(ranked, readable[order], closeness), count)
+        for pair in _close_pairs(ranked[told], closeness.anywhere):
+            yield _key_of(told[pair], count)
+
+    first, second = np.divmod(np.unique(np.concatenate(list(keys()))), count)
+    distance = np.empty(len(first), dtype=np.uint16)
+    for begin in range(0, len(first), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        distance[part] = _distance(ranked[first[part]], ranked[second[part]])
+    return Links(order[first], order[second], distance)
+
+
+def _key_of(pairs: np.ndarray, count: int) -> np.ndarray:
+    """(k,) int64: each of (2, k) pairs as one number, whichever of the two stands first."""
+    return np.minimum(*pairs) * count + np.maximum(*pairs)
 
 
 def _adjacent_pairs(hashes: np.ndarray, readable: np.ndarray, closeness: Closeness) -> np.ndarray:

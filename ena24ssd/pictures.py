@@ -82,7 +82,7 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
                 raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
             if least:
                 source.draft("RGB", (2 * least, 2 * least))
-            orientation = _orientation(source)
+            orientation = orientation_of(source)
             picture = _to_rgb(source)
     except PictureError:
         raise
@@ -95,17 +95,25 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
         raise PictureError(f"more than {MAX_PIXELS:,} pixels") from None
     except DAMAGE as fault:
         raise PictureError(f"damaged or unreadable ({fault})") from fault
-    as_stored = (
-        orientation >= 5
-        and stored_size is not None
-        and same_shape(stored_size, full_size)
-        and not same_shape(stored_size, full_size[::-1])
-    )
+    as_stored = is_as_stored(stored_size, full_size, orientation)
     if orientation != 1 and not as_stored:
         picture = picture.transpose(TURN[orientation])
         full_size = full_size[::-1] if orientation >= 5 else full_size
     picture.info |= {"full_size": full_size, "orientation": orientation, "as_stored": as_stored}
     return picture
+
+
+def is_as_stored(said: tuple[int, int] | None, stored: tuple[int, int], orientation: int) -> bool:
+    """Whether annotations that give the size ``said`` describe a picture as it is ``stored``, not as EXIF turns it.
+
+    An exact size proves it; else the shape must tell, and where it does not, the picture is taken to be upright.
+    """
+    turned = stored[::-1]
+    if said is None or orientation < 5 or stored == turned:
+        return False
+    if said in (stored, turned):
+        return said == stored
+    return same_shape(said, stored) and not same_shape(said, turned)
 
 
 def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -161,7 +169,8 @@ def _place(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     return (side - shown_width) // 2, (side - shown_height) // 2, shown_width, shown_height
 
 
-def _orientation(source: Pillow.Image) -> int:
+def orientation_of(source: Pillow.Image) -> int:
+    """EXIF's orientation of an opened picture, 1 to 8; 1 where it has none."""
     try:
         orientation = source.getexif().get(0x0112, 1)
     except DAMAGE:  # a picture with unreadable notes is still a picture
@@ -170,9 +179,12 @@ def _orientation(source: Pillow.Image) -> int:
 
 
 def _to_rgb(source: Pillow.Image) -> Pillow.Image:
-    if source.mode.startswith("I") or source.mode == "F":  # 16-bit and float scans: keep the brightest 8 bits
+    if source.mode.startswith("I") or source.mode == "F":  # 16-bit and float scans
         values = np.asarray(source, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        top = 65535.0  # whatever a single picture holds: else its brightness would hang on its brightest pixel
+        if source.mode == "F" or (source.mode == "I" and source.format != "PNG"):  # nothing says what is white there
+            highest = values.max(initial=0)
+            top = 1.0 if source.mode == "F" and highest <= 1 else 255.0 if highest <= 255 else 65535.0
         return Pillow.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in source.info or source.mode in ("RGBA", "LA", "PA"):
         layered = source.convert("RGBA")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Problem, read
 from ena24ssd.config import DataConfig, SplitConfig
+from ena24ssd.jsonfiles import read_json
 from ena24ssd.splits import SIDES, Split, needs_groups, split_images
 
 Progress = Callable[[Iterable], Iterable]
@@ -52,10 +52,7 @@ class Source:
         return split_images(images, config.kind, (config.train, config.validation, config.test), seed, groups)
 
     def _read_split(self, file: Path) -> Split:
-        try:
-            split = Split.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as fault:
-            raise ValueError(f"{file}: is not a saved split ({fault}); make one: 'ena24ssd split --out'") from fault
+        split = read_split(file)
         known = {image.id for image in self.dataset.images}
         strange = [key for side in SIDES for key in getattr(split, side) if key not in known]
         if strange:
@@ -64,6 +61,14 @@ class Source:
                 f"{self.dataset.name}; it is of other data, or 'ena24ssd check' says why they are left out"
             )
         return split
+
+
+def read_split(file: Path) -> Split:
+    """The split that `Split.to_json` made and a file holds. Raises ValueError."""
+    try:
+        return Split.from_json(read_json(file))
+    except ValueError as fault:
+        raise ValueError(f"{file}: is not a saved split ({fault}); make one with 'ena24ssd split --out'") from fault
 
 
 def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
@@ -131,7 +136,7 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
             sides[side].append(image_id)
             boxes = tuple(LabelledBox(labels[label], box) for label, box in image.boxes)
             images.append(image._replace(id=image_id, file_name=file_name, boxes=boxes))
-    dataset = CameraTrapDataset(names, tuple(images), folder, tuple(problems), folder.name)
+    dataset = CameraTrapDataset(names, tuple(images), folder, tuple(problems), folder.resolve().name)
     return Source(dataset, Split(*(tuple(sides.get(side, ())) for side in SIDES)))
 
 

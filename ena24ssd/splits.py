@@ -82,7 +82,7 @@ def split_images(
 
 def needs_groups(images: Sequence[Image]) -> bool:
     """Whether the json leaves it open which camera or sequence a picture is from, so that one has to look."""
-    return any(image.location is None and image.sequence is None for image in images)
+    return any(name is None for name in _names(images))
 
 
 def split_by_listing(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.0, 0.2)) -> Split:
@@ -148,7 +148,7 @@ def split_by_group(
 def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[tuple[str, str], list[Image]]:
     """The pictures that must stay together, by what holds them: a location, a sequence or a scene."""
     if groups is None and needs_groups(images):
-        lost = sorted(image.id for image in images if image.location is None and image.sequence is None)
+        lost = sorted(image.id for image, name in zip(images, _names(images)) if name is None)
         raise ValueError(
             f"split: {len(lost)} of {len(images)} pictures (first: image {lost[0]!r}) have neither a location nor a "
             "sequence, so whole cameras cannot be kept together; group them by what they show "
@@ -156,18 +156,14 @@ def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[t
             "at random"
         )
     images = sorted(images, key=lambda image: image.id)
-    cameras = _cameras(images)
-    located = {image.sequence: image.location for image in reversed(images) if image.location is not None}
     members: dict[tuple[str, str], list[Image]] = defaultdict(list)
     scenes: dict[int | str, list[Image]] = defaultdict(list)
     known: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for image in images:
-        location = image.location if image.location is not None else located.get(image.sequence)
+    for image, key in zip(images, _names(images)):
         scene = None if groups is None else groups.get(image.id)
-        if image.location is None and image.sequence is None:
+        if key is None:
             scenes[image.id if scene is None else scene].append(image)
             continue
-        key = ("sequence", image.sequence) if location is None else ("location", cameras[location])
         members[key].append(image)
         if scene is not None:
             known[scene][key] += 1
@@ -175,6 +171,30 @@ def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[t
         key = min(known[scene].items(), key=lambda item: (-item[1], item[0]))[0] if scene in known else None
         members[key or ("scene", lost[0].id)] += lost
     return dict(members)
+
+
+def _names(images: Sequence[Image]) -> list[tuple[str, str] | None]:
+    """What the json says holds each picture: its camera, else its sequence; None where it leaves that open.
+
+    Without a location, a picture is of the camera that the others of its sequence are from. If these are from several
+    cameras, which each number their own sequences, nobody knows.
+    """
+    cameras = _cameras(images)
+    of_sequence: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.sequence is not None and image.location is not None:
+            of_sequence[image.sequence].add(cameras[image.location])
+
+    def name(image: Image) -> tuple[str, str] | None:
+        if image.location is not None:
+            return "location", cameras[image.location]
+        if image.sequence is None or len(of_sequence[image.sequence]) > 1:
+            return None
+        return (
+            ("location", *of_sequence[image.sequence]) if of_sequence[image.sequence] else ("sequence", image.sequence)
+        )
+
+    return [name(image) for image in images]
 
 
 def _cameras(images: Sequence[Image]) -> dict[str, str]:

@@ -33,6 +33,11 @@ FIGURES = (
 )
 
 
+def printable(text: object) -> str:
+    """The text with what would steer a terminal written out: names come from files that anybody may have made."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def post_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
     """The post's closing table: one row, every figure for every split."""
     table = PrettyTable()
@@ -58,7 +63,7 @@ def species_table(boxes: Mapping[str, int]) -> PrettyTable:
     """How many boxes each species has."""
     table = PrettyTable(["species", "boxes"], align="r")
     table.align["species"] = "l"
-    table.add_rows(list(boxes.items()))
+    table.add_rows([(printable(name), count) for name, count in boxes.items()])
     return table
 
 
@@ -66,7 +71,7 @@ def problem_table(rows: Sequence[tuple[str, int, str, str]]) -> PrettyTable:
     """Problems counted by rule: (rule, count, what the rule means, a first case)."""
     table = PrettyTable(["rule", "count", "what is done", "first case"], align="l", max_width=60)
     for row in rows:
-        table.add_row(row, divider=True)
+        table.add_row([printable(cell) for cell in row], divider=True)
     return table
 
 
@@ -84,5 +89,5 @@ def leak_table(splits: Sequence[Leaks]) -> PrettyTable:
             uneven = f"{worst.species or 'blank'} {worst.pictures} of {worst.due:.0f} on {worst.side}"
         for side, leak in split.leaks.items():
             shares = ["unknown" if share is None else f"{share:.1%}" for share in leak]
-            table.add_row([split.kind, side, f"{split.sizes[side]:,}", *shares, uneven])
+            table.add_row([split.kind, side, f"{split.sizes[side]:,}", *shares, printable(uneven)])
     return table

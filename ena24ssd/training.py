@@ -96,7 +96,7 @@ def _read_sides(
     dataset: CameraTrapDataset, split: Split, config: RunConfig, quiet: bool
 ) -> tuple[dict[str, Examples], list[Problem]]:
     """The examples of each side of the split, and every problem met on the way."""
-    show = None if quiet else lambda jobs, total: tqdm(jobs, "decoding", total, leave=False, unit="picture")
+    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", leave=False, unit="picture")
     cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache, show)
     examples, problems = {}, list(dataset.problems)
     for side in SIDES:

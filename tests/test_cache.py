@@ -214,6 +214,33 @@ def test_caches_nobody_asked_for_in_a_month_are_deleted_and_others_are_not(datas
     assert len(list(folder.glob("*.npy"))) == 2
 
 
+def test_a_cache_that_is_being_filled_anew_is_not_swept_away_by_another_run(dataset, folder, monkeypatch):
+    cache_pictures(dataset, SIDE, folder=folder)
+    notes = next(folder.glob("*.npz"))
+    os.utime(notes, (time.time() - 40 * 86_400,) * 2)
+    dataset.path(dataset.images[0]).touch()
+    begun, real = [], room.examine
+
+    def examine(*arguments):
+        if not begun:  # in the middle of filling, another run looks for a cache of its own
+            begun.append(0)
+            cache_pictures(dataset, SIDE + 1, folder=folder)
+        return real(*arguments)
+
+    monkeypatch.setattr(room, "examine", examine)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+
+
+def test_pixels_of_a_killed_build_that_nobody_finished_go_after_a_month(dataset, folder):
+    folder.mkdir()
+    orphan = folder / "gone.json-40px-squash-0123456789abcdef-01234567.npy"
+    for age, there in ((20, True), (40, False)):
+        orphan.write_bytes(b"half")
+        os.utime(orphan, (time.time() - age * 86_400,) * 2)
+        cache_pictures(dataset, SIDE, folder=folder)
+        assert orphan.exists() == there
+
+
 def test_a_picture_takes_three_bytes_a_pixel_on_disk(dataset, folder):
     cache_pictures(dataset, SIDE, folder=folder)
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -75,6 +75,33 @@ def test_split_writes_a_split_that_a_run_can_use_and_says_what_leaks(scenes, tmp
     assert sum(map(len, split.to_json().values())) == 48
 
 
+def test_split_says_when_the_data_has_chosen_already(scenes, tmp_path, capsys):
+    document = json.loads((scenes / "scenes.json").read_text())
+    (tmp_path / "images").symlink_to(scenes / "images")
+    for name, part in (("train", document["images"][:36]), ("valid", document["images"][36:])):
+        ids = {image["id"] for image in part}
+        boxes = [box for box in document["annotations"] if box["image_id"] in ids]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**document, "images": part, "annotations": boxes}))
+    assert cli.main(["split", str(tmp_path)]) == 0
+    assert "came with the data" in capsys.readouterr().out
+    assert cli.main(["split", str(tmp_path), "--kind", "random", "--shares", "0.5", "0", "0.5"]) == 0
+    assert "random: train 24, validation 0, test 24" in capsys.readouterr().out
+    assert cli.main(["split", str(tmp_path), "--shares", "0.5", "0.1", "0.6"]) == 1
+    said = capsys.readouterr().err
+    assert "the three shares must add up to 1" in said and "http" not in said
+
+
+def test_names_cannot_steer_the_terminal(scenes, tmp_path, capsys):
+    document = json.loads((scenes / "scenes.json").read_text())
+    document["categories"][0]["name"] = "Fox\x1b[2J"
+    document["images"][0]["file_name"] = "\x1b]0;title\x07.jpg"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    cli.main(["check", str(tmp_path / "a.json"), "--pictures", str(scenes / "images")])
+    cli.main(["check", str(tmp_path / "\x1b[2J.json")])
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "Fox\\x1b[2J" in said.out
+
+
 def test_convert_goes_there_and_back(scenes, tmp_path, capsys):
     assert cli.main(["convert", str(scenes / "scenes.json"), str(tmp_path / "voc"), "--to", "voc", "--quiet"]) == 0
     said = capsys.readouterr().out

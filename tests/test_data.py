@@ -85,9 +85,3 @@ def test_a_workers_exception_reaches_the_one_who_iterates(examples):
     broken = replace(examples, rows=np.full(len(examples), 10**6))
     with pytest.raises(IndexError):
         list(iterate_batches(broken, 8, workers=2))
-
-
-def test_stopping_early_leaves_no_thread_working(examples):
-    batches = iterate_batches(examples, 1, workers=2)
-    next(batches)
-    batches.close()

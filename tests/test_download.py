@@ -511,15 +511,21 @@ def test_a_disk_too_small_is_seen_before_the_zip_is_fetched(site, tmp_path, monk
 
 
 def test_a_disk_that_fills_up_all_the_same_keeps_what_came(site, tmp_path, monkeypatch):
-    def append(*arguments: object) -> None:
-        if arguments[0] == part(tmp_path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(*arguments)
+    def blocks(answer: object) -> Iterator[bytes]:
+        for number, block in enumerate(real(answer)):
+            if number == 5 and part(tmp_path).exists():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield block
 
-    real = transfer._append
-    monkeypatch.setattr(transfer, "_append", append)
-    with pytest.raises(DownloadError, match=r"disk filled up .*run the same command again"):
-        fetch(site, tmp_path)
+    real = transfer._blocks
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "_blocks", blocks)
+        with pytest.raises(DownloadError, match=r"disk filled up .*run the same command again"):
+            fetch(site, tmp_path)
+    assert part(tmp_path).stat().st_size == 5_000
+    fetch(site, tmp_path)
+    assert site.asked() == [None, 5_000]
+    assert_whole(tmp_path)
 
 
 def test_two_at_once_do_not_fight(site, tmp_path):

@@ -668,7 +668,7 @@ def test_an_absolute_path_below_the_root_is_relative_to_it(tmp_path):
     ("content", "threshold", "message"),
     [
         pytest.param(batch(), 1.5, "between 0 and 1", id="a threshold above 1"),
-        pytest.param("{", 1, "no JSON", id="half a file"),
+        pytest.param("{", 1, "not valid json", id="half a file"),
         pytest.param("[]", 1, "'images'", id="a list"),
         pytest.param(batch(detection_categories={"1": ""}), 1, "detection_categories", id="a category without a name"),
     ],
@@ -697,3 +697,26 @@ def test_only_finite_numbers_are_numbers(value):
 
 def test_a_label_error_carries_its_rule():
     assert LabelError("unusable-box", "why").rule == "unusable-box"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+        + "names: {1: *i}\n",
+        "names: " + "[" * 3000,
+    ],
+    ids=["an alias bomb", "nested too deeply"],
+)
+def test_a_yaml_made_to_harm_is_a_sentence(tmp_path, text):
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ValueError) as found:
+        yolo.read_names(tmp_path / "data.yaml")
+    assert "data.yaml" in str(found.value) and len(str(found.value)) < 3000
+
+
+def test_a_megadetector_file_with_a_key_written_twice_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"images": [{"file": "a.jpg", "detections": [], "detections": []}]}')
+    with pytest.raises(ValueError, match=r"a\.json: .*'detections' twice"):
+        megadetector.parse(tmp_path / "a.json")

@@ -25,6 +25,8 @@ CASES = {
     "as stored at twice the size": ((80, 40, 8), (160, 80), "size-mismatch", "80 x 40 px"),
     "turned by half": ((80, 40, 3), (80, 40), "unproven-orientation", "orientation 3"),
     "square and turned by a quarter": ((40, 40, 6), (40, 40), "unproven-orientation", "orientation 6"),
+    "nearly square, turned, and as stored": ((100, 99, 6), (100, 99), "stored-orientation", "orientation 6"),
+    "nearly square, turned and resized": ((100, 99, 6), (50, 50), "unproven-orientation", "50 x 50"),
     "neither way round": ((80, 40, 6), (50, 50), "shape-mismatch", "left out"),
 }
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageEnhance, ImageFilter
 
-from ena24ssd import neighbours
 from ena24ssd.cameratraps import CameraTrapDataset, Image, read
 from ena24ssd.neighbours import (
     BITS,
@@ -223,15 +222,23 @@ def test_a_damaged_file_of_hashes_is_made_anew(copied, tmp_path, damage):
 
 
 def test_what_an_interrupted_run_has_seen_is_kept(copied, tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours, "PORTION", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
 
     def interrupted(rows):
-        yield from rows[:4]
+        yield from rows[:6]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         hash_pictures(copied, tmp_path / "kept", interrupted)
-    assert looked_at(copied, tmp_path / "kept")[1] == 2, "two portions of three were done"
+    assert looked_at(copied, tmp_path / "kept")[1] <= 4, "four of the six handed out were seen for certain"
+
+
+def test_a_look_at_some_pictures_forgets_none_of_the_others(copied, tmp_path):
+    looked_at(copied, tmp_path / "kept")
+    some = replace(copied, images=copied.images[:3])
+    copied.path(copied.images[0]).touch()
+    assert looked_at(some, tmp_path / "kept")[1] == 1
+    assert looked_at(copied, tmp_path / "kept")[1] == 0
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

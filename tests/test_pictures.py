@@ -14,7 +14,7 @@ from PIL import Image
 
 from ena24ssd.boxes import Box, LabelledBox, truth_rows
 from ena24ssd.detections import rows_to_detections
-from ena24ssd.pictures import BAR, FITS, PictureError, fit_square, read_picture, read_square, view_of
+from ena24ssd.pictures import BAR, FITS, PictureError, fit_square, is_as_stored, read_picture, read_square, view_of
 
 RED_LEFT = np.zeros((40, 80, 3), dtype=np.uint8)
 RED_LEFT[:, :40, 0] = 255
@@ -57,6 +57,20 @@ def test_sixteen_bit_pictures_keep_their_brightness(tmp_path):
     pixels = np.asarray(read_picture(tmp_path / "deep.png"))[..., 0]
     assert pixels[0, 0] == 0 and pixels[-1, -1] == 255
     assert np.abs(pixels - ramp / 257.0).max() <= 1
+
+
+def test_how_bright_a_sixteen_bit_picture_is_does_not_hang_on_its_brightest_pixel(tmp_path):
+    night = np.full((40, 80), 200, dtype=np.uint16)
+    Image.fromarray(night).save(tmp_path / "night.png")
+    night[0, 0] = 60_000
+    Image.fromarray(night).save(tmp_path / "eye.png")
+    first, second = (np.asarray(read_picture(tmp_path / name)) for name in ("night.png", "eye.png"))
+    assert first.max() <= 1 and np.array_equal(first[5:], second[5:])
+
+
+def test_a_float_picture_of_shares_is_not_black(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 3200, dtype=np.float32).reshape(40, 80)).save(tmp_path / "a.tif")
+    assert np.ptp(np.asarray(read_picture(tmp_path / "a.tif"))) == 255
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,39 @@ def test_a_picture_annotated_as_stored_stays_as_stored(tmp_path):
     path = save(tmp_path / "turned.jpg", RED_LEFT, exif=exif)
     assert read_picture(path, stored_size=(80, 40)).size == (80, 40)
     assert read_picture(path, stored_size=(40, 80)).size == (40, 80)
+
+
+@pytest.mark.parametrize(
+    "said, stored, orientation, expected",
+    [
+        (None, (80, 40), 6, False),
+        ((80, 40), (80, 40), 1, False),
+        ((80, 40), (80, 40), 3, False),
+        ((80, 40), (80, 40), 6, True),
+        ((40, 80), (80, 40), 6, False),
+        ((160, 80), (80, 40), 6, True),
+        ((1000, 995), (1000, 995), 6, True),
+        ((995, 1000), (1000, 995), 6, False),
+        ((500, 498), (1000, 995), 6, False),
+        ((50, 50), (50, 50), 6, False),
+        ((30, 70), (80, 40), 6, False),
+    ],
+    ids=[
+        "nothing is said of the size",
+        "not turned at all",
+        "turned by half, which exchanges nothing",
+        "the size as stored",
+        "the size as shown",
+        "twice the size as stored",
+        "nearly square, and exactly as stored",
+        "nearly square, and exactly as shown",
+        "nearly square and resized: nobody can know",
+        "square: nobody can know",
+        "neither way",
+    ],
+)
+def test_whether_annotations_describe_the_stored_picture(said, stored, orientation, expected):
+    assert is_as_stored(said, stored, orientation) is expected
 
 
 def test_a_large_jpeg_is_decoded_small_but_reports_its_full_size(tmp_path):

@@ -328,3 +328,20 @@ def test_ena24_splits_as_in_the_post_and_needs_a_look_to_be_grouped():
     assert needs_groups(images)
     with pytest.raises(ValueError, match=r"8789 of 8789 pictures .* neither a location nor a sequence"):
         split_by_group(images)
+
+
+def test_where_each_camera_numbers_its_own_sequences_a_lost_picture_is_nobodys():
+    images = [
+        Image(f"{camera}{sequence}{frame}", f"{camera}{sequence}{frame}.jpg", 8, 8, location=camera, sequence=sequence)
+        for camera in ("oak", "elm")
+        for sequence in "01234"
+        for frame in "ab"
+    ]
+    lost = Image("lost", "lost.jpg", 8, 8, sequence="3")
+    assert needs_groups([*images, lost]) and not needs_groups(images)
+    with pytest.raises(ValueError, match="first: image 'lost'"):
+        split_by_group([*images, lost], (0.5, 0, 0.5))
+    groups = {image.id: 0 for image in images if image.location == "elm" and image.sequence == "3"} | {"lost": 0}
+    for seed in range(5):
+        split = split_by_group([*images, lost], (0.5, 0, 0.5), seed, groups)
+        assert ("lost" in split.train) == ("elm3a" in split.train)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ena24ssd.cameratraps import Problem
 from ena24ssd.commands.choices import choose_config
-from ena24ssd.config import DataConfig, SplitConfig, change_config
+from ena24ssd.config import DataConfig, change_config, check_config
 from ena24ssd.files import replace_file
 from ena24ssd.formats import SOURCES, TARGETS
 from ena24ssd.splits import KINDS, SIDES
@@ -52,7 +52,9 @@ def add_verbs(add) -> None:
 
     door = add("split", _split, "Split a dataset, and tell how much of the test each way to split gives away.")
     _add_dataset(door)
-    door.add_argument("--kind", choices=KINDS, default="grouped", help="how to split for --out (%(default)s)")
+    door.add_argument(
+        "--kind", choices=KINDS, help="how to split for --out (default: as the data brings along, else grouped)"
+    )
     door.add_argument(
         "--shares", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VALIDATION", "TEST"),
         help="shares of the pictures (0.7 0.1 0.2)",
@@ -101,6 +103,7 @@ def add_verbs(add) -> None:
         default=0,
         help="VOC: the number of the first pixel; 0 as LabelImg writes it, 1 as the VOC challenge (%(default)s)",
     )
+    door.add_argument("--split", type=Path, metavar="FILE", help="to YOLO: a split by 'ena24ssd split --out'")
     door.add_argument("--round", action="store_true", help="to VOC: whole pixels; the largest move is reported")
     door.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
@@ -188,9 +191,10 @@ def _synth(choice: argparse.Namespace) -> int:
 
 
 def _split(choice: argparse.Namespace) -> int:
-    from ena24ssd.sources import read_source
+    from ena24ssd.sources import Source, read_source
 
-    config = SplitConfig(kind=choice.kind, **dict(zip(SIDES, choice.shares)))
+    shares = dict(zip(SIDES, choice.shares))
+    config = check_config({"split": {"kind": choice.kind or "grouped", **shares}}, "--kind and --shares").split
     source = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures))
 
     def progress(jobs):
@@ -222,7 +226,10 @@ def _split(choice: argparse.Namespace) -> int:
         sheets = [str(split.sheet) for split in found.splits if split.sheet]
         print(f"wrote {', '.join([*sheets, str(choice.report / 'leaks.json')])}")
     if choice.report is None or choice.out is not None:
-        split = source.choose(config, choice.seed, choice.cache, progress)
+        brought = source.split is not None and choice.kind is None
+        chosen = source if brought else Source(source.dataset, None)
+        split = chosen.choose(config, choice.seed, choice.cache, progress)
+        print("the split that came with the data (--kind makes another):" if brought else f"{config.kind}:", end=" ")
         print(", ".join(f"{side} {len(getattr(split, side)):,}" for side in SIDES) + " pictures")
     if choice.out is not None:
         replace_file(choice.out, json.dumps(split.to_json(), indent=1))
@@ -250,6 +257,7 @@ def _download(choice: argparse.Namespace) -> int:
 
 def _convert(choice: argparse.Namespace) -> int:
     from ena24ssd.conversion import RULES, convert
+    from ena24ssd.sources import read_split
     from ena24ssd.tables import problem_table
 
     done = convert(
@@ -266,6 +274,7 @@ def _convert(choice: argparse.Namespace) -> int:
         names=choice.names,
         origin=choice.first_pixel,
         whole_pixels=choice.round,
+        sides=None if choice.split is None else read_split(choice.split).to_json(),
         progress=lambda jobs: tqdm(jobs, "converting", leave=False, disable=choice.quiet),
     )
     print(

@@ -18,6 +18,7 @@ from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.cameratraps import read as read_dataset
 from ena24ssd.formats.reading import Conflict, Reading, odd_classes
 from ena24ssd.formats.writing import Writing
+from ena24ssd.jsonfiles import read_json
 
 HELD = {  # the keys that a dataset holds, or that follow from what it holds
     "images": frozenset({"id", "file_name", "width", "height", "location", "seq_id", "datetime", "date_captured"}),
@@ -39,7 +40,7 @@ def read(source: Path, *, root: Path | None = None, check_files: bool = True) ->
         for problem in dataset.problems
     ]
     losses: Counter[str] = Counter()
-    document = json.loads(source.read_bytes())
+    document = read_json(source)
     for part, one in ONE.items():
         for entry in filter(_is_object, document[part]):
             losses.update(f"{one} {key}" for key, value in entry.items() if value and key not in HELD[part])

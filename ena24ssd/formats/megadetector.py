@@ -11,7 +11,6 @@ A box is called by its best classification, where it has any, else by its detect
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +31,7 @@ from ena24ssd.formats.reading import (
     to_dataset,
     to_number,
 )
+from ena24ssd.jsonfiles import JsonError, read_json
 
 CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}  # of files that list none: the first versions
 
@@ -121,11 +121,9 @@ def read(source: Path, threshold: float, *, root: Path | None = None, progress: 
 def parse(source: Path) -> dict[str, Any]:
     """The file as batch output at first sight. Raises ValueError for anything else."""
     try:
-        document = json.loads(source.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{source.name}: is no JSON ({error}); name the file that MegaDetector or Timelapse wrote"
-        ) from error
+        document = read_json(source)
+    except JsonError as error:
+        raise ValueError(f"{source.name}: {error}. Name the file that MegaDetector or Timelapse wrote") from error
     if not is_batch_output(document):
         raise ValueError(
             f"{source.name}: has no list 'images' with 'file' and 'detections'; name a file in MegaDetector's format"

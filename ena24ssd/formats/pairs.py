@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 
 from ena24ssd.cameratraps import Image
 from ena24ssd.formats.reading import Conflict, LabelError, Labelled, Progress, is_portable
-from ena24ssd.pictures import DAMAGE, EXTENSIONS, MAX_PIXELS, same_shape
+from ena24ssd.pictures import DAMAGE, EXTENSIONS, MAX_PIXELS, is_as_stored, orientation_of
 
 TRANSPARENT = frozenset({"annotations", "images", "jpegimages", "labels", "xml", "xmls"})
 """Folder names (any case) that say what is in a folder, not whose."""
@@ -190,15 +190,16 @@ def picture_size(path: Path, labelled: tuple[int, int] | None = None) -> tuple[i
     """
     try:
         with Pillow.open(path) as source:
-            stored, turned = source.size, _is_turned(source)
+            stored = source.size
+            # Pillow would decode the whole of a PNG in search of an orientation.
+            noted = source.format != "PNG" or "exif" in source.info
+            orientation = orientation_of(source) if noted else 1
     except (*DAMAGE, Pillow.DecompressionBombError) as error:
         raise LabelError("unreadable-picture", f"{path}: {error}") from error
     if stored[0] * stored[1] > MAX_PIXELS:
         raise LabelError("unreadable-picture", f"{path}: {stored[0]} x {stored[1]} px; the limit is {MAX_PIXELS:,} px")
-    upright = stored[::-1] if turned else stored
-    if labelled and same_shape(labelled, stored) and not same_shape(labelled, upright):
-        return stored
-    return upright
+    turned = orientation >= 5 and not is_as_stored(labelled, stored, orientation)
+    return stored[::-1] if turned else stored
 
 
 def _content(path: Path) -> bytes | str:
@@ -206,13 +207,3 @@ def _content(path: Path) -> bytes | str:
         return path.read_bytes()
     except OSError as error:  # an unreadable file is like no other
         return str(error)
-
-
-def _is_turned(source: Pillow.Image) -> bool:
-    """Whether the EXIF orientation exchanges width and height."""
-    if source.format == "PNG" and "exif" not in source.info:  # Pillow would decode the picture in search of it
-        return False
-    try:
-        return source.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except DAMAGE:  # a picture with unreadable notes is still a picture
-        return False

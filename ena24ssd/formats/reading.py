@@ -69,8 +69,8 @@ CONFLICTS: dict[str, str] = {
     "unwritable-box": "A box has no area inside its picture, which YOLO cannot say; the picture is left out.",
     "pictures-elsewhere": "YOLO trainers look for the pictures in 'images' beside 'labels', and they are not there. "
     "Convert with pictures linked or copied, or put them there.",
-    "no-validation-side": "data.yaml names no 'val' pictures, which Ultralytics insists on. Give the sides of a "
-    "split, or add the line.",
+    "no-validation-side": "data.yaml names no 'val' pictures, which Ultralytics insists on. Name a saved "
+    "split (--split; from Python, sides), or add the line.",
     "picture-on-no-side": "The split puts the picture on no side; its label is written, and no list names it.",
 }
 """Every `Conflict.rule` of this package's own, and a sentence: what is odd, what is done, and the way out."""

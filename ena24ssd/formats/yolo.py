@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from ena24ssd.boxes import Box, LabelledBox
-from ena24ssd.cameratraps import HALF_PIXEL, CameraTrapDataset, Image
+from ena24ssd.cameratraps import HALF_PIXEL, SHORT, CameraTrapDataset, Image
 from ena24ssd.formats.pairs import files_below, pair_up, picture_size, read_pairs, without_suffix
 from ena24ssd.formats.reading import (
     Conflict,
@@ -155,18 +155,23 @@ def read_names(path: Path) -> tuple[str, ...]:
     else:
         try:
             document = yaml.load(text, Loader=yaml.BaseLoader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: is no YAML ({error}); mend it, or give a file with one name a line") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: is no YAML to be read ({error}); mend it, or give a file with one name a line"
+            ) from error
         names = document.get("names") if isinstance(document, dict) else None
         if isinstance(names, dict) and sorted(names) == sorted(map(str, range(len(names)))):
             names = [names[str(index)] for index in range(len(names))]
         if not isinstance(names, list):
             raise ValueError(
-                f"{path}: 'names' is {names!r:.80}; it must list the class names, or map 0, 1, 2 and so on to them"
+                f"{path}: 'names' is {SHORT.repr(names)}; it must list the class names, or map 0, 1, 2 and "
+                "so on to them"
             )
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{path}: class {index} has the name {name!r:.80}; every class needs a name: write it")
+            raise ValueError(
+                f"{path}: class {index} has the name {SHORT.repr(name)}; every class needs a name: write it"
+            )
     if not names:
         raise ValueError(f"{path}: lists no class names; one at least is needed: write one a line")
     return tuple(names)

@@ -1,0 +1,42 @@
+"""What may be worked on before anybody asks for it?
+
+`run_ahead` hands out the results of many small jobs in their order, while threads are at work on the next few. Memory
+does not grow with the number of jobs, and who stops listening, or is interrupted, waits only for those under way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, name: str = "ahead"
+) -> Iterator[Result]:
+    """``work(item)`` for every item, in order, up to two per worker ahead of whoever iterates.
+
+    Parameters: ``workers`` threads (left out: one a core; 0: none, everything happens when it is asked for), called
+    ``name``. An exception of ``work`` surfaces at its item's turn.
+    """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if workers == 0:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
