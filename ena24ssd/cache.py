@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -35,6 +36,8 @@ from ena24ssd.inspection import PICTURE_NOTICES, examine
 
 CACHE_VERSION = 2  # of the squares' meaning: raise it when pictures.read_square gives other pixels for the same file
 KEPT_DAYS = 30  # since a cache was last asked for
+# What a cache's files are called: pixels, their notes, and the hashes of `ena24ssd.neighbours`.
+OURS = re.compile(r".+-(?:\d+px-(?:squash|letterbox)-[0-9a-f]{16}(?:-[0-9a-f]{8})?\.np[yz]|scenes-[0-9a-f]{16}\.npz)")
 NO_MARK = 0  # the mark of a file that is not there
 
 Progress = Callable[[Iterable], Iterable]
@@ -65,19 +68,19 @@ def cache_pictures(
     too full: a picture takes 3 * side * side bytes.
     """
     folder = folder or platformdirs.user_cache_path("ena24ssd")
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{dataset.name}-{side}px-{fit}-{_key(dataset, side, fit)}"
+    name = f"{dataset.name[:80]}-{side}px-{fit}-{_key(dataset, side, fit)}"
     with _only_one(folder / f".{name}.lock"):
         with suppress(FileNotFoundError):
             os.utime(folder / f"{name}.npz")  # asked for now: no other run shall sweep it away meanwhile
         marks = np.fromiter((_mark(dataset.path(image)) for image in dataset.images), np.uint64, len(dataset.images))
         cache, known = _open(folder, name, (len(marks), side, side, 3))
+        _sweep(folder, name, cache)
         stale = np.arange(len(marks)) if cache is None else np.flatnonzero(known != marks)
         if cache is not None and not len(stale):
             stale = _recovered(dataset, cache)
         if len(stale):
             cache = _fill(dataset, fit, folder, name, marks, stale, cache or _nothing(len(marks), side), progress)
-        _sweep(folder, name, Path(cache.pixels.filename))
+            _sweep(folder, name, cache)
     return cache
 
 
@@ -104,10 +107,15 @@ def _only_one(path: Path) -> Iterator[None]:
     """One process at a time; the system takes the lock back from one that is killed."""
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         logging.getLogger(__name__).warning("waiting: another run is filling the picture cache in %s", path.parent)
         lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"{path.parent}: the picture cache cannot be written ({error.strerror}); name another folder (data.cache)"
+        ) from error
     try:
         yield
     finally:
@@ -120,7 +128,7 @@ def _open(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[Cache | None
         with np.load(folder / f"{name}.npz") as notes:
             marks, problems = notes["marks"], json.loads(notes["problems"].tobytes())
             pixels = np.load(folder / str(notes["pixels"]), mmap_mode="r")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         return None, None
     if pixels.shape != shape or pixels.dtype != np.uint8 or marks.shape != shape[:1]:
         return None, None
@@ -156,7 +164,23 @@ def _fill(
 ) -> Cache:
     """The cache made anew: ``stale`` rows from their files, the others as they were ``known``."""
     pixels_file = folder / f"{name}-{secrets.token_hex(4)}.npy"
-    pixels = _make_room(pixels_file, known.pixels.shape)
+    try:
+        problems = _write_squares(dataset, fit, pixels_file, stale, known, progress)
+        # These notes are what says that the pixels are whole, and of which files; without them they are rubbish.
+        with replacing(folder / f"{name}.npz") as file:
+            written = np.frombuffer(json.dumps(problems).encode(), np.uint8)
+            np.savez(file, marks=marks, problems=written, pixels=np.array(pixels_file.name))
+    except BaseException:
+        pixels_file.unlink(missing_ok=True)
+        raise
+    return Cache(np.load(pixels_file, mmap_mode="r"), problems)
+
+
+def _write_squares(
+    dataset: CameraTrapDataset, fit: str, file: Path, stale: np.ndarray, known: Cache, progress: Progress | None
+) -> tuple[Problem, ...]:
+    """Write the pixels of `_fill`; what is odd about the pictures, in the order of the dataset."""
+    pixels = _make_room(file, known.pixels.shape)
     if len(stale) < len(pixels):
         for start in range(0, len(pixels), 1024):
             pixels[start : start + 1024] = known.pixels[start : start + 1024]
@@ -169,17 +193,12 @@ def _fill(
 
     outcomes = run_ahead(decode, (progress or iter)(stale.tolist()), name="decode")  # Pillow decodes without the GIL
     found = [problem for problem in outcomes if problem is not None]
+    pixels.flush()
     row_of = {image.id: row for row, image in enumerate(dataset.images)}
     is_fresh = np.zeros(len(pixels), dtype=bool)
     is_fresh[stale] = True
     kept = [problem for problem in known.problems if not is_fresh[row_of[problem.image_id]]]
-    problems = sorted(kept + found, key=lambda problem: row_of[problem.image_id])
-    pixels.flush()
-    # These notes are what says that the pixels are whole, and of which files; without them they are rubbish.
-    with replacing(folder / f"{name}.npz") as file:
-        written = np.frombuffer(json.dumps(problems).encode(), np.uint8)
-        np.savez(file, marks=marks, problems=written, pixels=np.array(pixels_file.name))
-    return Cache(np.load(pixels_file, mmap_mode="r"), tuple(problems))
+    return tuple(sorted(kept + found, key=lambda problem: row_of[problem.image_id]))
 
 
 def _make_room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -197,11 +216,14 @@ def _make_room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return pixels
 
 
-def _sweep(folder: Path, name: str, used: Path) -> None:
-    """Delete the pixels of this cache that are no longer ``used``, and whatever nobody asked for in a month."""
-    rubbish = [file for file in folder.glob(f"{escape(name)}-*.npy") if file.name != used.name]
+def _sweep(folder: Path, name: str, cache: Cache | None) -> None:
+    """Delete pixels of this cache that are not ``cache``'s, and caches that nobody asked for in a month."""
+    used = None if cache is None else Path(cache.pixels.filename).name
+    rubbish = [file for file in folder.glob(f"{escape(name)}-*.npy") if file.name != used]
     unused_since = time.time() - KEPT_DAYS * 86_400
-    for file in folder.glob("*px-*.np[yz]"):
+    for file in folder.glob("*.np[yz]"):
+        if not OURS.fullmatch(file.name):  # the folder may be one that a person keeps other things in
+            continue
         notes = file if file.suffix == ".npz" else file.with_name(f"{file.stem.rpartition('-')[0]}.npz")
         with suppress(FileNotFoundError):  # another run is sweeping, too
             if (notes if notes.exists() else file).stat().st_mtime < unused_since:

@@ -216,7 +216,7 @@ def read(
     dataset = CameraTrapDataset(class_names, tuple(images), folder, tuple(problems), path.name)
     if not images:
         counts = ", ".join(f"{rule} {count}" for rule, count in dataset.problem_counts().items())
-        first = f"; the first is: {problems[0].detail}" if problems else ""
+        first = f"; the first is: {problems[0].detail}. {RULES[problems[0].rule]}" if problems else ""
         raise AnnotationError(
             f"{path.name}: leaves no picture to use ({counts or 'it lists none'}){first}. "
             f"One at least must be usable: mend the file, or name another file or picture folder (now {folder})"

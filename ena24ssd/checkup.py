@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ena24ssd.cameratraps import NOTICES, RULES, CameraTrapDataset, NoPicturesError, Problem
@@ -27,6 +27,7 @@ class Checkup:
     dataset: CameraTrapDataset
     problems: tuple[Problem, ...]
     looked_at: str  # "the json alone", "the json and which pictures exist" or "the json and every picture"
+    not_found: str | None = None  # why pictures were not looked at, though they should have been
 
     @property
     def by_rule(self) -> dict[str, list[Problem]]:
@@ -35,6 +36,11 @@ class Checkup:
         for problem in self.problems:
             found[problem.rule].append(problem)
         return {rule: found[rule] for rule in EVERY_RULE if rule in found}
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was left out, and everything that should be looked at was."""
+        return self.lossless and self.not_found is None
 
     @property
     def lossless(self) -> bool:
@@ -63,6 +69,7 @@ class Checkup:
             "most_boxes": dataset.max_boxes,
             "species": species,
             "lossless": self.lossless,
+            "not_found": self.not_found,
             "problems": [
                 {
                     "rule": rule,
@@ -89,26 +96,27 @@ def check_dataset(
     """Checkup the dataset of ``config.path``.
 
     ``json_alone``: do not look for pictures. Where there are none near the json, and ``config.pictures`` names no
-    folder, that is what happens anyway, and ``looked_at`` says so. ``deep``: decode every picture, wrapped in
+    folder, that is what happens anyway, and ``not_found`` says why. ``deep``: decode every picture, wrapped in
     ``progress``.
 
     Raises AnnotationError where the annotations cannot be used at all, ValueError for ``deep`` without pictures.
     """
-    if not json_alone:
-        try:
-            dataset = read_source(config).dataset
-        except NoPicturesError:
-            if deep or config.pictures is not None:
-                raise
-            json_alone = True
+    if json_alone and deep:
+        raise ValueError(f"{config.path}: no picture can be decoded without looking for it; leave out one option")
     if json_alone:
-        if deep:
-            raise ValueError(f"{config.path}: no picture can be decoded without looking for it; leave out one option")
-        return _checkup(read_source(config, check_files=False).dataset, (), "the json alone")
+        return _look(read_source(config, check_files=False).dataset, "the json alone")
+    try:
+        dataset = read_source(config).dataset
+    except NoPicturesError as error:
+        if deep or config.pictures is not None:
+            raise
+        return replace(_look(read_source(config, check_files=False).dataset, "the json alone"), not_found=str(error))
     if deep:
-        return _checkup(dataset, inspect_pictures(dataset, progress), "the json and every picture")
-    return _checkup(dataset, (), "the json and which pictures exist")
+        return _look(dataset, "the json and every picture", inspect_pictures(dataset, progress))
+    return _look(dataset, "the json and which pictures exist")
 
 
-def _checkup(dataset: CameraTrapDataset, found: tuple[Problem, ...], looked_at: str) -> Checkup:
-    return Checkup(dataset, dataset.problems + found, looked_at)
+def _look(dataset: CameraTrapDataset, looked_at: str, found: tuple[Problem, ...] = ()) -> Checkup:
+    lost = {problem.image_id for problem in found if problem.rule not in EVERY_NOTICE}
+    usable = tuple(image for image in dataset.images if image.id not in lost)
+    return Checkup(replace(dataset, images=usable), dataset.problems + found, looked_at)

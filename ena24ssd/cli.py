@@ -24,6 +24,9 @@ OVERRIDDEN = ("explore", "train")  # the verbs that take a config
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The ``ena24ssd`` command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that a terminal has no letters for is no mistake
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     choice, rest = parser.parse_known_args(arguments)
     # argparse takes the words before the first option only; overrides may also follow it.
@@ -33,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choice.choices += rest
     try:
         return choice.verb(choice)
+    except BrokenPipeError:  # whoever read along has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except MISTAKES as mistake:
         if os.environ.get("ENA24SSD_TRACEBACK"):
             raise

@@ -223,8 +223,9 @@ def check_config(choices: dict[str, Any], source: str = "config") -> RunConfig:
         mistakes = []
         for error in fault.errors():
             where = ".".join(str(part) for part in error["loc"]) or "(whole)"
-            got = "" if error["type"] in ("extra_forbidden", "missing") else f" (got {error['input']!r})"
-            rule = "no such field" if error["type"] == "extra_forbidden" else error["msg"]
+            # A rule of this module's own says itself what it got, and its input is a whole section.
+            got = "" if error["type"] in ("extra_forbidden", "missing", "value_error") else f" (got {error['input']!r})"
+            rule = "no such field" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
             mistakes.append(f"  {where}: {rule}{got}")
         raise ConfigError(f"{source}: {len(mistakes)} mistake(s)\n" + "\n".join(mistakes)) from None
 

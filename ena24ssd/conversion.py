@@ -37,6 +37,14 @@ OPTIONS = {  # option: the format it is for, and on which side
     "whole_pixels": ("voc", "to"),
     "sides": ("yolo", "to"),
 }
+FLAGS = {  # option: what it is called on the command line
+    "threshold": "--threshold",
+    "names": "--names",
+    "missing_is_blank": "--missing-is-blank",
+    "origin": "--first-pixel",
+    "whole_pixels": "--round",
+    "sides": "--split",
+}
 
 
 @dataclass(frozen=True)
@@ -196,8 +204,8 @@ def _check(
     for option, (wanted, side) in OPTIONS.items():
         if given[option] and formats[side].isdisjoint(wanted.split()):
             raise ValueError(
-                f"{option} is for converting {side} {wanted.replace(' ', ' and ')}, not from {from_} to {to}: "
-                "leave it out"
+                f"{option} ({FLAGS[option]}) is for converting {side} {wanted.replace(' ', ' and ')}, not from "
+                f"{from_} to {to}: leave it out"
             )
     if origin not in (0, 1):
         raise ValueError(f"origin {origin}: the first pixel has the number 0 (LabelImg) or 1 (VOC challenge)")
@@ -207,7 +215,9 @@ def _check(
         why = (
             "YOLO's boxes are relative to the picture's size" if from_ == "yolo" else f"there is nothing to {pictures}"
         )
-        raise ValueError(f"check_files=False: {why}; name the folder with the pictures as root")
+        raise ValueError(
+            f"check_files=False (--no-pictures): {why}; name the folder with the pictures as root (--pictures)"
+        )
     if (to in ("camera-traps", "coco")) != (target.suffix.lower() == ".json"):
         kind = "one json file, named *.json" if to in ("camera-traps", "coco") else "a folder"
         raise ValueError(f"{target}: {to} is written as {kind}; name that")

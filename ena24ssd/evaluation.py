@@ -19,6 +19,7 @@ from ena24ssd.detections import Detection, ImageDetections, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
 from ena24ssd.epoch import run_epoch
 from ena24ssd.files import replacing
+from ena24ssd.inspection import PICTURE_RULES
 from ena24ssd.metrics import AnchorSums, detection_metrics
 from ena24ssd.pictures import PictureError, read_picture, view_of
 from ena24ssd.runs import CheckpointName, Run, RunError, open_run
@@ -60,16 +61,29 @@ def evaluate(
     split = split or closing_split(run)
     dataset = read_source(config.data).dataset
     if dataset.class_names != run.class_names:
-        raise RunError(f"{run.folder}: was trained on other species than those of {dataset.name}")
+        different = sorted(set(dataset.class_names) ^ set(run.class_names))
+        what = f"differ in {', '.join(different)}" if different else "stand in another order"
+        raise RunError(
+            f"{run.folder}: its species and those of {dataset.name} {what}; a label must mean the same to both. "
+            "Name the data it was trained on with --data"
+        )
     ids = getattr(run.split, split)
     absent = set(ids).difference(image.id for image in dataset.images)
     if absent or not ids:
-        why = f"{len(absent)} of its {len(ids)} pictures are no longer there" if absent else "it has no pictures"
+        why = "it has no pictures; name another with --split"
+        if absent:
+            why = (
+                f"{len(absent)} of its {len(ids)} pictures (first: {min(absent)!r}) are no longer usable; "
+                f"'ena24ssd check' says why, --data names another place for the data"
+            )
         raise RunError(f"{run.folder}: split '{split}' cannot be measured: {why}")
     cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache)
-    examples, _ = read_examples(dataset, cache, ids, max_boxes(dataset, config), config.data.fit)
+    examples, problems = read_examples(dataset, cache, ids, max_boxes(dataset, config), config.data.fit)
     if not len(examples):
-        raise RunError(f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be read")
+        raise RunError(
+            f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be used. The first, "
+            f"{problems[0].file_name}: {problems[0].detail}. {PICTURE_RULES[problems[0].rule]}"
+        )
     engine = load_engine(config, len(run.class_names))
     kept = run.load_checkpoint(checkpoint)
     engine.load_weights(kept.weights)

@@ -15,10 +15,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` once it is whole; until then, and after a failure, ``path`` is as
     it was. Makes the folder where it is missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with unfinished.open("xb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror}); name another place") from error
+    try:
+        with unfinished.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file

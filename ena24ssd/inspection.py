@@ -48,7 +48,7 @@ def examine(image: Image, path: Path, side: int, fit: str = "squash") -> tuple[S
         detail = f"EXIF orientation {square.orientation}; set upright, its boxes believed; {sizes}"
         return square, _problem(image, "unproven-orientation", detail)
     if said != found:
-        return square, _problem(image, "size-mismatch", f"{sizes} ({found[0] / said[0]:.3g} of it); boxes scaled")
+        return square, _problem(image, "size-mismatch", f"{sizes} ({found[0] / said[0]:.3g} of it); boxes scaled along")
     if square.as_stored:
         detail = f"EXIF orientation {square.orientation}, but the json describes the stored picture; not turned"
         return square, _problem(image, "stored-orientation", detail)

@@ -24,7 +24,7 @@ from ena24ssd.draw import contact_sheet
 from ena24ssd.files import replace_file, replacing
 from ena24ssd.neighbours import BITS, CHECK, Links, Neighbours, find_links, natural_order
 from ena24ssd.pictures import PictureError, read_picture
-from ena24ssd.splits import KINDS, SIDES, Split, needs_groups, split_images
+from ena24ssd.splits import KINDS, SIDES, Split, count_groups, split_images
 
 JUDGED = ("validation", "test")  # the sides that the train side may leak into
 ENOUGH = 10  # pictures due to a side, below which no species can be spread evenly and none is judged
@@ -135,7 +135,7 @@ def compare_splits(
     if any(image.location or image.sequence for image in dataset.images):
         ways.append(("grouped by scene", "grouped", unnamed))
     for name, kind, images in ways:
-        groups = neighbours.groups if needs_groups(images) else None
+        groups = neighbours.groups if count_groups(images) is None else None
         try:
             splits[name] = split_images(images, kind, shares, seed, groups)
         except ValueError as reason:

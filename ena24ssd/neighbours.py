@@ -19,6 +19,7 @@ were cut are counted, and what leaks through them shows in `ena24ssd.leaks`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ from ena24ssd.ahead import run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.files import replacing
 from ena24ssd.pictures import PictureError, read_picture
-from ena24ssd.splits import natural_key
+from ena24ssd.splits import Split, natural_key
 
 HASH_VERSION = 1  # raise it when `scene_hashes` gives other bits for the same picture
 BITS = 256
@@ -120,6 +121,16 @@ class Neighbours:
     labels: np.ndarray  # (n,) int64: pictures of one group have the same; a picture without links is its own group
     cut: int  # links that were ignored because they would have made a group too large
 
+    def count_twins(self, split: Split) -> int:
+        """How many pictures for validation or test have a link to one in train, because a group was cut."""
+        learnt = set(split.train)
+        is_learnt = np.array([image_id in learnt for image_id in self.ids], dtype=bool)
+        judged = set(split.validation) | set(split.test)
+        is_judged = np.array([image_id in judged for image_id in self.ids], dtype=bool)
+        one, other = self.links.first, self.links.second
+        twins = np.concatenate([one[is_judged[one] & is_learnt[other]], other[is_judged[other] & is_learnt[one]]])
+        return len(np.unique(twins))
+
     @cached_property
     def groups(self) -> dict[str, int]:
         """The group of each image id, for `ena24ssd.splits.split_images`."""
@@ -169,7 +180,7 @@ def hash_pictures(dataset: CameraTrapDataset, folder: Path | None = None, progre
     """
     folder = folder or platformdirs.user_cache_path("ena24ssd")
     place = hashlib.sha256(f"{HASH_VERSION} {dataset.root.resolve()}".encode(errors="surrogatepass")).hexdigest()[:16]
-    file = folder / f"{dataset.name}-scenes-{place}.npz"
+    file = folder / f"{dataset.name[:80]}-scenes-{place}.npz"
     keys = np.array([_key(dataset, image) for image in dataset.images], dtype="S32")
     known_keys, known_bits, known_relief = _read_hashes(file)
 
@@ -225,15 +236,18 @@ def _read_hashes(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as kept:
             return kept["keys"], kept["bits"], kept["relief"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         return np.zeros(0, "S32"), np.zeros((0, 2, WORDS), np.uint64), np.zeros(0, np.float32)
 
 
 def _write_hashes(file: Path, keys: np.ndarray, bits: np.ndarray, relief: np.ndarray) -> None:
     seen = np.flatnonzero(~np.isnan(relief))
     seen = seen[np.argsort(keys[seen])]
-    with replacing(file) as target:
-        np.savez(target, keys=keys[seen], bits=bits[seen], relief=relief[seen])
+    try:
+        with replacing(file) as target:
+            np.savez(target, keys=keys[seen], bits=bits[seen], relief=relief[seen])
+    except OSError as error:  # they are at hand all the same; only the next time will cost as much again
+        logging.getLogger(__name__).warning("hashes of the pictures cannot be kept in %s (%s)", file.parent, error)
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

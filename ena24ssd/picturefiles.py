@@ -49,6 +49,8 @@ class PictureFolder:
         error = self._files.get(folder)
         if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return f"out of reach ({error})"
+        if os.path.lexists(self.root / name):
+            return f"in {self.root / folder}, but no file"
         other = self.nearest(name)
         return f"not in {self.root / folder}" if other is None else f"there as {other!r}; capitals count"
 

@@ -23,8 +23,8 @@ from ena24ssd.boxes import Box
 
 FITS = ("squash", "letterbox")
 BAR = (124, 116, 104)  # the mean of ImageNet: with the default data.mean, bars are zeros to the network
-SAME_SHAPE = 0.02  # aspects that differ by less are one: resized copies have whole pixels
 MAX_PIXELS = 178_000_000  # more is refused before it is decoded; Pillow's own limit lies just above
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # no others: Pillow would hand EPS to Ghostscript
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
 # A damaged file ends in a PictureError or gives a picture; Pillow's musings on its tags help nobody.
@@ -76,7 +76,7 @@ def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None
     path = Path(path)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv switches it on for everybody; half a picture is a failure here
     try:
-        with Pillow.open(path) as source:
+        with Pillow.open(path, formats=FORMATS) as source:
             full_size = source.size
             if full_size[0] * full_size[1] > MAX_PIXELS:
                 raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
@@ -118,8 +118,8 @@ def is_as_stored(said: tuple[int, int] | None, stored: tuple[int, int], orientat
 
 def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two pictures of these (width, height) can be the same one, resized."""
-    ratio = (first[0] * second[1]) / (first[1] * second[0])
-    return max(ratio, 1 / ratio) < 1 + SAME_SHAPE
+    # A copy is off by the part of a pixel that was rounded away: w * (h * s + e) - h * (w * s + e), with e below 1.
+    return abs(first[0] * second[1] - first[1] * second[0]) <= max(sum(first), sum(second))
 
 
 def view_of(width: int, height: int, side: int, fit: str) -> Box:

@@ -1,20 +1,17 @@
-"""Which pictures does this run use, and which side of the split is each on?"""
+"""Which pictures may this run use, and did they come with a split?"""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ena24ssd.boxes import LabelledBox
 from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Problem, read
-from ena24ssd.config import DataConfig, SplitConfig
-from ena24ssd.jsonfiles import read_json
-from ena24ssd.splits import SIDES, Split, needs_groups, split_images
-
-Progress = Callable[[Iterable], Iterable]
+from ena24ssd.config import DataConfig
+from ena24ssd.jsonfiles import JsonError, read_json
+from ena24ssd.splits import SIDES, Split
 
 # The names a folder may give to the parts of a split it brings along.
 SPLIT_FILES = {
@@ -26,49 +23,11 @@ SPLIT_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, and the split it brings along or None."""
+    """The pictures of a dataset that a run may use, and the split it brings along or None."""
 
     dataset: CameraTrapDataset
     split: Split | None
-
-    def choose(
-        self, config: SplitConfig, seed: int, cache: Path | None = None, progress: Progress | None = None
-    ) -> Split:
-        """The split of ``config.file``, else the one that came with the data, else one of ``config.kind``.
-
-        Pictures are looked at only for a grouped split of data whose json names neither camera nor sequence; ``cache``
-        keeps what was seen (left out: the user's cache folder). Raises ValueError for a file that is no split of this
-        dataset.
-        """
-        if config.file is not None:
-            return self._read_split(config.file)
-        if self.split is not None:
-            return self.split
-        images, groups = self.dataset.images, None
-        if config.kind == "grouped" and needs_groups(images):
-            from ena24ssd.neighbours import find_neighbours  # SciPy and imagehash; most runs do without
-
-            groups = find_neighbours(self.dataset, cache, progress).groups
-        return split_images(images, config.kind, (config.train, config.validation, config.test), seed, groups)
-
-    def _read_split(self, file: Path) -> Split:
-        split = read_split(file)
-        known = {image.id for image in self.dataset.images}
-        strange = [key for side in SIDES for key in getattr(split, side) if key not in known]
-        if strange:
-            raise ValueError(
-                f"{file}: {len(strange)} of its pictures (first: {strange[0]!r}) are not among the usable pictures of "
-                f"{self.dataset.name}; it is of other data, or 'ena24ssd check' says why they are left out"
-            )
-        return split
-
-
-def read_split(file: Path) -> Split:
-    """The split that `Split.to_json` made and a file holds. Raises ValueError."""
-    try:
-        return Split.from_json(read_json(file))
-    except ValueError as fault:
-        raise ValueError(f"{file}: is not a saved split ({fault}); make one with 'ena24ssd split --out'") from fault
+    excluded: frozenset[str] = frozenset()  # ids of pictures left out for the species they show
 
 
 def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
@@ -94,18 +53,28 @@ def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
     elif path.exists():
         source = Source(read(path, config.pictures, check_files=check_files), None)
     else:
-        raise AnnotationError(f"{path}: no such file or folder; name a dataset folder or its json with --data")
+        raise AnnotationError(f"{path}: no such file or folder; name a dataset folder or its json")
     return _without(source, config.exclude_species)
 
 
 def _only_json(folder: Path) -> Path:
     files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
-    if len(files) == 1:
-        return files[0]
+    candidates = files if len(files) < 2 else [file for file in files if _is_annotations(file)]
+    if len(candidates) == 1:
+        return candidates[0]
     found = "none" if not files else ", ".join(file.name for file in files)
     raise AnnotationError(
         f"{folder}: needs one json of annotations, or train.json with valid.json; found {found}. Name the file itself"
     )
+
+
+def _is_annotations(file: Path) -> bool:
+    """Whether a json beside others is the one with the annotations, and no split or report that was put there."""
+    try:
+        document = read_json(file)
+    except JsonError:
+        return True  # who knows; a person has to say
+    return isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys()
 
 
 def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
@@ -143,9 +112,8 @@ def _join(folder: Path, parts: dict[str, CameraTrapDataset]) -> Source:
 def _without(source: Source, species: tuple[str, ...]) -> Source:
     if not species:
         return source
-    dataset = source.dataset.without(*species)
-    if source.split is None:
-        return Source(dataset, None)
+    dataset, split = source.dataset.without(*species), source.split
     kept = {image.id for image in dataset.images}
-    sides = source.split.to_json()
-    return Source(dataset, Split(*(tuple(key for key in sides[side] if key in kept) for side in SIDES)))
+    if split is not None:
+        split = Split(*(tuple(key for key in getattr(split, side) if key in kept) for side in SIDES))
+    return Source(dataset, split, frozenset(image.id for image in source.dataset.images if image.id not in kept))

@@ -68,7 +68,7 @@ def split_images(
     """Split in the way a config names: ``listing``, ``random`` or ``grouped``.
 
     Parameters: ``shares`` of train, validation and test, each in [0, 1], summing to 1. ``seed`` is not used by listing.
-    ``groups``, see `split_by_group`, is used by grouped alone; `needs_groups` says whether it has to be there.
+    ``groups``, see `split_by_group`, is used by grouped alone; `count_groups` says whether it has to be there.
     Raises ValueError for an unknown kind, unusable shares, or too few pictures (or groups) for the shares.
     """
     if kind == "listing":
@@ -80,9 +80,13 @@ def split_images(
     raise ValueError(f"split: there is no kind {kind!r}; choose listing, random or grouped")
 
 
-def needs_groups(images: Sequence[Image]) -> bool:
-    """Whether the json leaves it open which camera or sequence a picture is from, so that one has to look."""
-    return any(name is None for name in _names(images))
+def count_groups(images: Sequence[Image]) -> int | None:
+    """How many cameras (or sequences, where the json names no camera) the pictures are from.
+
+    None where the json leaves it open for some picture, so that one has to look at the pictures.
+    """
+    names = set(_names(images))
+    return None if None in names else len(names)
 
 
 def split_by_listing(images: Sequence[Image], shares: Sequence[float] = (0.8, 0.0, 0.2)) -> Split:
@@ -135,7 +139,8 @@ def split_by_group(
     if len(members) < len(sides):
         raise ValueError(
             f"split: {len(members)} groups (cameras, sequences or scenes) cannot fill {len(sides)} sides; each side "
-            "with a share needs one: set a share to 0, or split at random"
+            "with a share needs one. Set split.validation or split.test to 0, or bring more pictures; a random split "
+            "(split.kind=random) would test on near-copies of the training pictures"
         )
     names = sorted(members)
     side_of = _place(_shown([members[name] for name in names]), shares, sides, seed)
@@ -147,7 +152,7 @@ def split_by_group(
 
 def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[tuple[str, str], list[Image]]:
     """The pictures that must stay together, by what holds them: a location, a sequence or a scene."""
-    if groups is None and needs_groups(images):
+    if groups is None and count_groups(images) is None:
         lost = sorted(image.id for image, name in zip(images, _names(images)) if name is None)
         raise ValueError(
             f"split: {len(lost)} of {len(images)} pictures (first: image {lost[0]!r}) have neither a location nor a "

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
+from ena24ssd.choosing import SPLIT_RULES, choose_split
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.data import Batch, Examples, count_batches, read_examples, shuffle_batches
 from ena24ssd.engine import Board, Engine, Step, load_engine
@@ -44,19 +45,23 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     """
     folder = Path(folder)
     require_free(folder)
-    here = {f"data.{name}": path and path.resolve() for name, path in config.data if name in ("path", "pictures")}
+    paths = {f"data.{name}": getattr(config.data, name) for name in ("path", "pictures", "cache")}
+    here = {name: path and path.resolve() for name, path in (paths | {"split.file": config.split.file}).items()}
     config = change_config(config, here)  # so that the run can be evaluated from any working directory
     source = read_source(config.data)
     looking = None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture")
-    dataset, split = source.dataset, source.choose(config.split, config.seed, config.data.cache, looking)
+    split, doubts = choose_split(source, config.split, config.seed, config.data.cache, looking)
+    dataset = source.dataset
     engine = load_engine(config, len(dataset.class_names))
     examples, problems = _read_sides(dataset, split, config, quiet)
     _require_batches(examples["train"], config)
     run = create_run(folder, config, dataset.class_names, split)
-    run.keep_problems(problems)
+    run.keep_problems([*doubts, *problems])
     if not quiet:
         sizes = ", ".join(f"{len(some)} {side}" for side, some in examples.items())
         tqdm.write(f"{sizes} pictures of {len(dataset.class_names)} species; on {engine.device}")
+        for doubt in doubts:
+            tqdm.write(f"{doubt.detail}. {SPLIT_RULES[doubt.rule]}")
         for rule, count in Counter(problem.rule for problem in problems).items():
             tqdm.write(f"{count} x {rule}: see {run.problems_file}")
 
@@ -147,6 +152,13 @@ def _close(run: Run, engine: Engine, dataset: CameraTrapDataset, examples: Mappi
 
 def _require_batches(examples: Examples, config: RunConfig) -> None:
     """Raise ValueError where the train split does not fill one batch."""
+    if not any(image.boxes for image in examples.images):
+        what = (
+            f"the {len(examples)} readable pictures of the train split have no box"
+            if len(examples)
+            else ("the train split has no readable picture")
+        )
+        raise ValueError(f"{what}; nothing can be learnt. 'ena24ssd check --deep' says what is there")
     if count_batches(len(examples), config.train.batch_size, config.train.drop_last) == 0:
         raise ValueError(
             f"the train split has {len(examples)} readable pictures, not one batch of {config.train.batch_size}; "

@@ -241,6 +241,44 @@ def test_pixels_of_a_killed_build_that_nobody_finished_go_after_a_month(dataset,
         assert orphan.exists() == there
 
 
+def test_a_persons_own_files_are_never_swept_away(dataset, folder):
+    folder.mkdir()
+    own = [folder / name for name in ("my-survey-640px-results.npz", "a-40px-squash-final.npy", "b-scenes-new.npz")]
+    for file in own:
+        file.write_bytes(b"mine")
+        os.utime(file, (time.time() - 400 * 86_400,) * 2)
+    cache_pictures(dataset, SIDE, folder=folder)
+    assert all(file.exists() for file in own)
+
+
+def test_what_a_killed_build_took_is_given_back_before_room_is_asked_for(dataset, folder, monkeypatch):
+    json_file = dataset.root.parent / dataset.name
+    subprocess.run([sys.executable, "-c", KILLED, json_file, folder], timeout=60)
+    (orphan,) = folder.glob("*.npy")
+
+    def disk_usage(_):
+        return SimpleNamespace(free=0 if orphan.exists() else 10**9)
+
+    monkeypatch.setattr(room.shutil, "disk_usage", disk_usage)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+
+
+def test_an_interrupted_build_leaves_no_pixels(dataset, folder, monkeypatch):
+    def interrupted(rows):
+        yield from rows[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_pictures(dataset, SIDE, folder=folder, progress=interrupted)
+    assert not list(folder.glob("*.np*"))
+
+
+def test_a_cache_folder_that_cannot_be_is_a_sentence(dataset, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"file: the picture cache cannot be written .*data\.cache"):
+        cache_pictures(dataset, SIDE, folder=tmp_path / "file")
+
+
 def test_a_picture_takes_three_bytes_a_pixel_on_disk(dataset, folder):
     cache_pictures(dataset, SIDE, folder=folder)
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -51,7 +51,8 @@ def test_a_truncated_picture_is_seen_by_a_deep_look_only(folder):
 
     found = check_dataset(DataConfig(path=folder), deep=True, progress=progress)
     assert [problem.rule for problem in found.problems] == ["picture-unreadable"]
-    assert not found.lossless and len(seen) == 48
+    assert not found.lossless and not found.passed and len(seen) == 48
+    assert len(found.dataset.images) == 47, "what is left out is not counted as usable"
     assert file.name in found.problems[0].file_name and "left out" in found.problems[0].detail
 
 
@@ -88,6 +89,8 @@ def test_without_pictures_near_the_json_it_alone_is_looked_at(folder, tmp_path):
     shutil.copy(folder / "scenes.json", alone)
     found = check_dataset(DataConfig(path=alone))
     assert found.looked_at == "the json alone" and len(found.dataset.images) == 48
+    assert found.lossless and not found.passed and "none of its first 48 pictures" in found.not_found
+    assert check_dataset(DataConfig(path=alone), json_alone=True).passed
 
 
 @pytest.mark.parametrize(

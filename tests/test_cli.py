@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ena24ssd import cli
+from ena24ssd.choosing import choose_split
 from ena24ssd.config import read_config
 from ena24ssd.detections import read_megadetector
 from ena24ssd.detector import common_folder
@@ -47,10 +48,11 @@ def test_check_tells_what_is_in_a_dataset(scenes, capsys):
 
 def test_check_can_do_without_the_pictures(scenes, tmp_path, capsys):
     (tmp_path / "alone.json").write_bytes((scenes / "scenes.json").read_bytes())
-    for choice in ([], ["--no-pictures"]):
-        assert cli.main(["check", str(tmp_path / "alone.json"), *choice]) == 0
+    for choice, code in (([], 1), (["--no-pictures"], 0)):
+        assert cli.main(["check", str(tmp_path / "alone.json"), *choice]) == code
         said = capsys.readouterr().out
         assert "48 usable pictures" in said and "looked at the json alone" in said
+        assert ("the pictures were not looked at: alone.json" in said) == (code == 1)
     assert cli.main(["check", str(tmp_path / "alone.json"), "--pictures", str(tmp_path)]) == 1
     assert "no picture to use" in capsys.readouterr().err
 
@@ -71,7 +73,7 @@ def test_split_writes_a_split_that_a_run_can_use_and_says_what_leaks(scenes, tmp
     assert "grouped by scene" in said and "same camera" in said and "leaks-random.png" in said
     assert (report / "leaks-random.png").exists() and json.loads((report / "leaks.json").read_text())["pictures"] == 48
     config = read_config(None, [f"data.path={scenes}", f"split.file={out}"])
-    split = read_source(config.data).choose(config.split, 0)
+    split = choose_split(read_source(config.data), config.split, 0).split
     assert sum(map(len, split.to_json().values())) == 48
 
 

@@ -26,6 +26,15 @@ def test_after_a_failure_everything_is_as_it_was(tmp_path):
     assert path.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"deep: is a folder"):
+        (tmp_path / "deep").mkdir()
+        replace_file(tmp_path / "deep", "content")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a\.txt: cannot be written"):
+        replace_file(tmp_path / "file" / "a.txt", "content")
+
+
 def test_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
     path, contents = tmp_path / "a.txt", [letter * 20_000 for letter in "abcdefgh"]
     threads = [threading.Thread(target=replace_file, args=(path, content)) for content in contents]

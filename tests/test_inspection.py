@@ -18,6 +18,7 @@ CASES = {
     "a web page": (b"<html>", (80, 40), "picture-unreadable", "not a picture"),
     "half the size": ((80, 40, 1), (160, 80), "size-mismatch", "0.5"),
     "a resized copy, rounded to whole pixels": ((67, 33, 1), (160, 80), "size-mismatch", "67 x 33"),
+    "the strip cut off": ((1920, 1060, 1), (1920, 1080), "shape-mismatch", "0.981 of the height"),
     "another picture's shape": ((80, 40, 1), (80, 60), "shape-mismatch", "0.667 of the height"),
     "upright in the json, turned on disk": ((80, 40, 6), (40, 80), None, ""),
     "a quarter turn at half the size": ((80, 40, 6), (80, 160), "size-mismatch", "40 x 80 px"),

@@ -35,7 +35,9 @@ def test_a_file_is_found_by_its_name(tmp_path: Path, name: str, found: str | Non
     if nearest is not None and found is None:
         assert folder.why_not(name) == f"there as {nearest!r}; capitals count"
     elif found is None:
-        assert folder.why_not(name) == f"not in {(tmp_path / name).parent}"
+        where = (tmp_path / name).parent
+        expected = f"in {where}, but no file" if (tmp_path / name).exists() else f"not in {where}"
+        assert folder.why_not(name) == expected
 
 
 def test_names_that_are_no_unicode_do_not_disturb(tmp_path: Path):

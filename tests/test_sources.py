@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from ena24ssd.cameratraps import AnnotationError
+from ena24ssd.choosing import choose_split
 from ena24ssd.config import DataConfig, SplitConfig
-from ena24ssd.sources import Source, read_source
+from ena24ssd.sources import read_source
 
 
 def document(scenes, keep):
@@ -34,7 +34,7 @@ def parted(scenes, tmp_path):
 def test_a_folder_with_one_json_is_read_and_split_as_configured(scenes):
     source = read_source(DataConfig(path=scenes))
     assert len(source.dataset.images) == 48 and source.split is None
-    split = source.choose(SplitConfig(kind="grouped", train=0.5, validation=0.2, test=0.3), seed=0)
+    split = choose_split(source, SplitConfig(kind="grouped", train=0.5, validation=0.2, test=0.3), 0).split
     camera = {image.id: image.location for image in source.dataset.images}
     sides = [{camera[i] for i in side} for side in (split.train, split.validation, split.test)]
     assert sum(map(len, sides)) == 6 == len(set.union(*sides)), "no camera is on two sides"
@@ -46,7 +46,7 @@ def test_a_json_may_be_named_itself(scenes):
 
 def test_a_folder_with_train_and_valid_brings_its_own_split(parted):
     source = read_source(DataConfig(path=parted))
-    split = source.choose(SplitConfig(kind="listing"), seed=0)
+    split = choose_split(source, SplitConfig(kind="listing"), 0).split
     assert split.train and split.validation and not split.test
     assert all(image_id.startswith("train/") for image_id in split.train)
     assert {image.id for image in source.dataset.images} == {*split.train, *split.validation}
@@ -111,40 +111,3 @@ def test_no_data_says_how_to_give_some(tmp_path, path, words):
 def test_real_data_with_its_own_split(shared_data):
     source = read_source(DataConfig(path=shared_data / "wild6"))
     assert (len(source.split.train), len(source.split.validation), len(source.split.test)) == (433, 116, 0)
-
-
-def test_a_saved_split_is_used_as_it_is(scenes, tmp_path):
-    source = read_source(DataConfig(path=scenes))
-    made = source.choose(SplitConfig(kind="random"), seed=3)
-    (tmp_path / "split.json").write_text(json.dumps(made.to_json()))
-    assert source.choose(SplitConfig(file=tmp_path / "split.json"), seed=9) == made
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (None, "is not a saved split"),
-        ("[]", "is not a saved split"),
-        ('{"train": ["nobody"], "validation": [], "test": []}', "first: 'nobody'.*scenes.json"),
-    ],
-    ids=["no such file", "no split", "of other data"],
-)
-def test_what_is_no_split_of_this_data_says_so(scenes, tmp_path, content, words):
-    if content is not None:
-        (tmp_path / "split.json").write_text(content)
-    with pytest.raises(ValueError, match=words):
-        read_source(DataConfig(path=scenes)).choose(SplitConfig(file=tmp_path / "split.json"), seed=0)
-
-
-def test_pictures_are_looked_at_only_where_the_json_names_no_camera(scenes, tmp_path):
-    source, shares = read_source(DataConfig(path=scenes)), SplitConfig(train=0.5, validation=0.2, test=0.3)
-    source.choose(shares, 0, tmp_path)
-    assert not list(tmp_path.iterdir())
-    nameless = tuple(image._replace(location=None, sequence=None) for image in source.dataset.images)
-    bare = Source(replace(source.dataset, images=nameless), None)
-    split = bare.choose(shares, 0, tmp_path)
-    assert list(tmp_path.iterdir()), "what was seen is kept"
-    assert split == bare.choose(shares, 0, tmp_path)
-    bursts = {image.id: image.sequence for image in source.dataset.images}
-    sides = [{bursts[key] for key in getattr(split, side)} for side in ("train", "validation", "test")]
-    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]

@@ -16,7 +16,7 @@ from ena24ssd.cameratraps import Image, read
 from ena24ssd.splits import (
     SIDES,
     Split,
-    needs_groups,
+    count_groups,
     split_at_random,
     split_by_group,
     split_by_listing,
@@ -232,7 +232,7 @@ NEEDS = [
 
 @pytest.mark.parametrize(("images", "expected"), [pytest.param(*row[1:], id=row[0]) for row in NEEDS])
 def test_pictures_are_looked_at_only_where_the_json_is_silent(images, expected):
-    assert needs_groups(images) == expected
+    assert (count_groups(images) is None) == expected
 
 
 def unevenness(images: list[Image], split: Split) -> float:
@@ -325,7 +325,7 @@ def test_ena24_splits_as_in_the_post_and_needs_a_look_to_be_grouped():
     split = split_by_listing(images)
     assert sizes(split) == (7_031, 0, 1_758)
     assert split.train[:3] == ("1", "2", "3")
-    assert needs_groups(images)
+    assert count_groups(images) is None
     with pytest.raises(ValueError, match=r"8789 of 8789 pictures .* neither a location nor a sequence"):
         split_by_group(images)
 
@@ -338,7 +338,7 @@ def test_where_each_camera_numbers_its_own_sequences_a_lost_picture_is_nobodys()
         for frame in "ab"
     ]
     lost = Image("lost", "lost.jpg", 8, 8, sequence="3")
-    assert needs_groups([*images, lost]) and not needs_groups(images)
+    assert count_groups([*images, lost]) is None and count_groups(images) == 2
     with pytest.raises(ValueError, match="first: image 'lost'"):
         split_by_group([*images, lost], (0.5, 0, 0.5))
     groups = {image.id: 0 for image in images if image.location == "elm" and image.sequence == "3"} | {"lost": 0}

@@ -115,7 +115,7 @@ def _add_dataset(door: argparse.ArgumentParser) -> None:
 
 def _check(choice: argparse.Namespace) -> int:
     from ena24ssd.checkup import EVERY_RULE, check_dataset
-    from ena24ssd.tables import problem_table, species_table
+    from ena24ssd.tables import printable, problem_table, species_table
 
     found = check_dataset(
         DataConfig(path=choice.dataset, pictures=choice.pictures),
@@ -126,7 +126,7 @@ def _check(choice: argparse.Namespace) -> int:
     document = found.to_json()
     if choice.json == Path("-"):
         print(json.dumps(document, indent=1))
-        return int(not found.lossless)
+        return int(not found.passed)
     if choice.json is not None:
         replace_file(choice.json, json.dumps(document, indent=1))
     print(
@@ -141,7 +141,11 @@ def _check(choice: argparse.Namespace) -> int:
         print("no problems")
     if found.problems and found.lossless:
         print("these are notices: nothing was left out")
-    return int(not found.lossless)
+    if not document["boxes"]:
+        print("no picture has a box: there is nothing to learn from")
+    if found.not_found is not None:
+        print(f"the pictures were not looked at: {printable(found.not_found)}")
+    return int(not found.passed)
 
 
 def _case(problem: Problem) -> str:
@@ -191,10 +195,12 @@ def _synth(choice: argparse.Namespace) -> int:
 
 
 def _split(choice: argparse.Namespace) -> int:
+    from ena24ssd.choosing import SPLIT_RULES, choose_split
     from ena24ssd.sources import Source, read_source
+    from ena24ssd.tables import printable
 
     shares = dict(zip(SIDES, choice.shares))
-    config = check_config({"split": {"kind": choice.kind or "grouped", **shares}}, "--kind and --shares").split
+    config = check_config({"seed": choice.seed, "split": {"kind": choice.kind or "grouped", **shares}}, "options")
     source = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures))
 
     def progress(jobs):
@@ -228,9 +234,11 @@ def _split(choice: argparse.Namespace) -> int:
     if choice.report is None or choice.out is not None:
         brought = source.split is not None and choice.kind is None
         chosen = source if brought else Source(source.dataset, None)
-        split = chosen.choose(config, choice.seed, choice.cache, progress)
-        print("the split that came with the data (--kind makes another):" if brought else f"{config.kind}:", end=" ")
-        print(", ".join(f"{side} {len(getattr(split, side)):,}" for side in SIDES) + " pictures")
+        split, doubts = choose_split(chosen, config.split, config.seed, choice.cache, progress)
+        for doubt in doubts:
+            print(f"{printable(doubt.detail)}. {SPLIT_RULES[doubt.rule]}")
+        title = "the split that came with the data (--kind makes another)" if brought else config.split.kind
+        print(f"{title}: " + ", ".join(f"{side} {len(getattr(split, side)):,}" for side in SIDES) + " pictures")
     if choice.out is not None:
         replace_file(choice.out, json.dumps(split.to_json(), indent=1))
         print(f"wrote {choice.out}; train on it with split.file={choice.out}")
@@ -256,8 +264,8 @@ def _download(choice: argparse.Namespace) -> int:
 
 
 def _convert(choice: argparse.Namespace) -> int:
+    from ena24ssd.choosing import read_split
     from ena24ssd.conversion import RULES, convert
-    from ena24ssd.sources import read_split
     from ena24ssd.tables import problem_table
 
     done = convert(

@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 
 from ena24ssd.cameratraps import Image
 from ena24ssd.formats.reading import Conflict, LabelError, Labelled, Progress, is_portable
-from ena24ssd.pictures import DAMAGE, EXTENSIONS, MAX_PIXELS, is_as_stored, orientation_of
+from ena24ssd.pictures import DAMAGE, EXTENSIONS, FORMATS, MAX_PIXELS, is_as_stored, orientation_of
 
 TRANSPARENT = frozenset({"annotations", "images", "jpegimages", "labels", "xml", "xmls"})
 """Folder names (any case) that say what is in a folder, not whose."""
@@ -189,7 +189,7 @@ def picture_size(path: Path, labelled: tuple[int, int] | None = None) -> tuple[i
     Raises LabelError for a file that gives no size.
     """
     try:
-        with Pillow.open(path) as source:
+        with Pillow.open(path, formats=FORMATS) as source:
             stored = source.size
             # Pillow would decode the whole of a PNG in search of an orientation.
             noted = source.format != "PNG" or "exif" in source.info
