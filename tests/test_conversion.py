@@ -125,7 +125,7 @@ def test_what_the_target_cannot_hold_is_counted(traps, tmp_path, to, losses):
     assert (done.pictures, done.boxes, done.blank) == (3, 3, 1)
     assert done.classes == {"Red Fox": 2, "hare": 1, "lynx": 0}
     assert all(path.is_file() for path in done.written)
-    assert done.problem_counts()["unused-class"] == 1
+    assert "unused-class" not in done.problem_counts(), "a json lists its classes on purpose"
 
 
 def test_rounding_is_asked_for_and_measured(traps, tmp_path):

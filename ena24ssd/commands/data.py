@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -19,8 +21,11 @@ from ena24ssd.files import replace_file
 from ena24ssd.formats import SOURCES, TARGETS
 from ena24ssd.splits import KINDS, SIDES
 
+if TYPE_CHECKING:
+    from ena24ssd.sources import Source
 
-def add_verbs(add) -> None:
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add every verb of this module by ``add(name, function, help)``, which returns the verb's parser."""
     door = add("check", _check, "Read a dataset's json, and tell what is in it and what is wrong with it.")
     _add_dataset(door)
@@ -207,30 +212,7 @@ def _split(choice: argparse.Namespace) -> int:
         return tqdm(jobs, "looking", leave=False, unit="picture", disable=choice.quiet)
 
     if choice.report is not None:
-        from ena24ssd.leaks import compare_splits
-        from ena24ssd.neighbours import find_neighbours
-        from ena24ssd.tables import leak_table
-
-        neighbours = find_neighbours(source.dataset, choice.cache, progress)
-        found = compare_splits(
-            source.dataset,
-            neighbours,
-            choice.report,
-            shares=choice.shares,
-            seed=choice.seed,
-            brought=source.split,
-            examples=choice.examples,
-        )
-        print(
-            f"{found.dataset}: {found.pictures:,} pictures; {found.grouped:,} of them in {found.groups:,} groups that "
-            f"show nearly the same scene, {found.largest:,} in the largest; {found.unreadable:,} cannot be read"
-        )
-        print("share of the pictures with a twin in train:")
-        print(leak_table(found.splits))
-        for kind, reason in found.refused.items():
-            print(f"not {kind}: {reason}")
-        sheets = [str(split.sheet) for split in found.splits if split.sheet]
-        print(f"wrote {', '.join([*sheets, str(choice.report / 'leaks.json')])}")
+        _report_leaks(choice, source, progress)
     if choice.report is None or choice.out is not None:
         brought = source.split is not None and choice.kind is None
         chosen = source if brought else Source(source.dataset, None)
@@ -243,6 +225,35 @@ def _split(choice: argparse.Namespace) -> int:
         replace_file(choice.out, json.dumps(split.to_json(), indent=1))
         print(f"wrote {choice.out}; train on it with split.file={choice.out}")
     return 0
+
+
+def _report_leaks(choice: argparse.Namespace, source: Source, progress: Callable[[Iterable], Iterable]) -> None:
+    from ena24ssd.leaks import compare_splits
+    from ena24ssd.neighbours import find_neighbours
+    from ena24ssd.tables import leak_table
+
+    neighbours = find_neighbours(source.dataset, choice.cache, progress)
+    found = compare_splits(
+        source.dataset,
+        neighbours,
+        choice.report,
+        shares=choice.shares,
+        seed=choice.seed,
+        brought=source.split,
+        examples=choice.examples,
+    )
+    print(
+        f"{found.dataset}: {found.pictures:,} pictures; {found.grouped:,} of them in {found.groups:,} groups that "
+        f"show nearly the same scene, {found.largest:,} in the largest; {found.unreadable:,} cannot be read"
+    )
+    if found.cut:
+        print(f"groups too large for one side were cut, and with them {found.cut:,} links between near-duplicates")
+    print("share of the pictures with a twin in train:")
+    print(leak_table(found.splits))
+    for kind, reason in found.refused.items():
+        print(f"not {kind}: {reason}")
+    sheets = [str(split.sheet) for split in found.splits if split.sheet]
+    print(f"wrote {', '.join([*sheets, str(choice.report / 'leaks.json')])}")
 
 
 def _download(choice: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ena24ssd.commands.choices import choose_config, preset_of
@@ -15,7 +16,7 @@ from ena24ssd.config import change_config
 from ena24ssd.files import replace_file
 
 
-def add_verbs(add) -> None:
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add every verb of this module by ``add(name, function, help)``, which returns the verb's parser."""
     door = add("train", _train, "Train a detector into a new run folder.")
     door.add_argument("choices", nargs="*", metavar="CONFIG.yaml | section.field=value", help="preset and overrides")
