@@ -87,7 +87,8 @@ def _enough_groups(source: Source, sides: int) -> tuple[list[Image], list[Proble
         count = count_groups(images)
         if count is None or count >= sides:
             break
-        detail = f"{source.dataset.name} has {count} {named} for {sides} sides; they are not kept on one side"
+        named = named if count > 1 else named[:-1]
+        detail = f"{source.dataset.name} has {count} {named} for {sides} sides, so not every side gets one of its own"
         problems.append(Problem(None, "too-few-cameras", detail))
         images = [image._replace(**{field: None}) for image in images]
     return images, problems

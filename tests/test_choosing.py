@@ -89,7 +89,7 @@ def test_pictures_are_looked_at_only_where_the_json_names_no_camera(scenes, tmp_
 
 def test_one_camera_is_split_by_its_sequences_and_said_to_show_no_new_place(one_camera, tmp_path):
     split, (problem,) = choose_split(one_camera, SHARES, 0, tmp_path)
-    assert problem.rule == "too-few-cameras" and "scenes.json has 1 cameras for 3 sides" in problem.detail
+    assert problem.rule == "too-few-cameras" and "scenes.json has 1 camera for 3 sides" in problem.detail
     sequence = {image.id: image.sequence for image in one_camera.dataset.images}
     assert not {sequence[key] for key in split.train} & {sequence[key] for key in split.test}
     assert split.train and split.validation and split.test

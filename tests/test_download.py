@@ -83,6 +83,7 @@ class Site:
         self.files = {ZIP: GOOD, JSON: annotations()}
         self.acts: dict[str, list[Act]] = {ZIP: [Act()], JSON: [Act()]}
         self.log: list[tuple[str, int | None]] = []
+        self.encodings: set[str | None] = set()
         self.closing = threading.Event()
         site = self
 
@@ -121,6 +122,7 @@ class Site:
         asked = request.headers.get("Range")
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else None
         self.log.append((name, start))
+        self.encodings.add(request.headers.get("Accept-Encoding"))
         data = self.files[name] if act.content is None else act.content
         etag = act.headers.get("ETag", f'"{hashlib.md5(data).hexdigest()}"')
         same = act.ignore_if_range or request.headers.get("If-Range") == etag
@@ -526,6 +528,11 @@ def test_a_disk_that_fills_up_all_the_same_keeps_what_came(site, tmp_path, monke
     fetch(site, tmp_path)
     assert site.asked() == [None, 5_000]
     assert_whole(tmp_path)
+
+
+def test_no_server_is_asked_to_pack_what_is_packed_already(site, tmp_path):
+    fetch(site, tmp_path)
+    assert site.encodings == {"identity"}, "ranges of a file and of its packed form are not the same bytes"
 
 
 def test_two_at_once_do_not_fight(site, tmp_path):

@@ -143,7 +143,7 @@ def _check(choice: argparse.Namespace) -> int:
         rows = [(rule, problems, problems[0]) for rule, problems in found.by_rule.items()]
         print(problem_table([(rule, len(every), EVERY_RULE[rule], _case(first)) for rule, every, first in rows]))
     else:
-        print("no problems")
+        print("no problems" if found.not_found is None else "no problems in the json")
     if found.problems and found.lossless:
         print("these are notices: nothing was left out")
     if not document["boxes"]:
