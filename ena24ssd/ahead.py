@@ -10,10 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""What shows how far work has come: it wraps a list of items, as tqdm does, and gives them out again one by one."""
 
 
 def run_ahead(

@@ -19,7 +19,7 @@ import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 
-from ena24ssd.ahead import run_ahead
+from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
 from ena24ssd.files import replacing
 from ena24ssd.inspection import PICTURE_NOTICES, examine
@@ -39,8 +39,6 @@ KEPT_DAYS = 30  # since a cache was last asked for
 # What a cache's files are called: pixels, their notes, and the hashes of `ena24ssd.neighbours`.
 OURS = re.compile(r".+-(?:\d+px-(?:squash|letterbox)-[0-9a-f]{16}(?:-[0-9a-f]{8})?\.np[yz]|scenes-[0-9a-f]{16}\.npz)")
 NO_MARK = 0  # the mark of a file that is not there
-
-Progress = Callable[[Iterable], Iterable]
 
 
 class Cache(NamedTuple):

@@ -7,14 +7,14 @@ counted by rule; nothing is changed on disk.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ena24ssd.cameratraps import NOTICES, RULES, CameraTrapDataset, NoPicturesError, Problem
+from ena24ssd.ahead import Progress
+from ena24ssd.cameratraps import NOTICES, RULES, CameraTrapDataset, Problem
 from ena24ssd.config import DataConfig
 from ena24ssd.inspection import PICTURE_NOTICES, PICTURE_RULES, inspect_pictures
-from ena24ssd.sources import read_source
+from ena24ssd.sources import read_source, read_source_or_json
 
 EVERY_RULE = RULES | PICTURE_RULES
 EVERY_NOTICE = NOTICES | PICTURE_NOTICES
@@ -91,9 +91,9 @@ def check_dataset(
     *,
     json_alone: bool = False,
     deep: bool = False,
-    progress: Callable[[Iterable], Iterable] | None = None,
+    progress: Progress | None = None,
 ) -> Checkup:
-    """Checkup the dataset of ``config.path``.
+    """Check the dataset of ``config.path``.
 
     ``json_alone``: do not look for pictures. Where there are none near the json, and ``config.pictures`` names no
     folder, that is what happens anyway, and ``not_found`` says why. ``deep``: decode every picture, wrapped in
@@ -105,15 +105,13 @@ def check_dataset(
         raise ValueError(f"{config.path}: no picture can be decoded without looking for it; leave out one option")
     if json_alone:
         return _look(read_source(config, check_files=False).dataset, "the json alone")
-    try:
-        dataset = read_source(config).dataset
-    except NoPicturesError as error:
-        if deep or config.pictures is not None:
-            raise
-        return replace(_look(read_source(config, check_files=False).dataset, "the json alone"), not_found=str(error))
     if deep:
+        dataset = read_source(config).dataset
         return _look(dataset, "the json and every picture", inspect_pictures(dataset, progress))
-    return _look(dataset, "the json and which pictures exist")
+    source, not_found = read_source_or_json(config)
+    if not_found is not None:
+        return replace(_look(source.dataset, "the json alone"), not_found=not_found)
+    return _look(source.dataset, "the json and which pictures exist")
 
 
 def _look(dataset: CameraTrapDataset, looked_at: str, found: tuple[Problem, ...] = ()) -> Checkup:

@@ -8,10 +8,10 @@ does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ena24ssd.ahead import Progress
 from ena24ssd.cameratraps import Image, Problem
 from ena24ssd.config import SplitConfig
 from ena24ssd.jsonfiles import read_json
@@ -27,8 +27,6 @@ SPLIT_RULES: dict[str, str] = {
     "anew, if they are to take part.",
 }
 """Every `Problem.rule` of a split, and a sentence on what is doubtful about it and the way out."""
-
-Progress = Callable[[Iterable], Iterable]
 
 
 class Chosen(NamedTuple):

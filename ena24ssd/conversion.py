@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from ena24ssd import cameratraps
+from ena24ssd.ahead import Progress
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.files import replace_file, replacing
 from ena24ssd.formats import SOURCES, TARGETS, coco, megadetector, voc, yolo
 from ena24ssd.formats.pairs import files_below
-from ena24ssd.formats.reading import CONFLICTS, Conflict, Progress, Reading
+from ena24ssd.formats.reading import CONFLICTS, Conflict, Reading
 from ena24ssd.formats.writing import Writing
 from ena24ssd.jsonfiles import JsonError, read_json
 

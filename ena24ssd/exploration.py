@@ -6,10 +6,8 @@ Pure numbers; `ena24ssd.plots` draws them and `ena24ssd.report` writes them up.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -18,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image as Pillow
 
+from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.anchors import Anchors, best_iou, count_cells, ideal_iou, suggest
-from ena24ssd.cameratraps import CameraTrapDataset, Image, NoPicturesError
+from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.config import RunConfig
-from ena24ssd.pictures import PictureError, read_picture, view_of
-from ena24ssd.sources import Source, read_source
+from ena24ssd.pictures import STRIP_BOTTOM, STRIP_TOP, PictureError, read_picture, view_of
+from ena24ssd.sources import Source, read_source, read_source_or_json
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of every `Spread`
 AREA_EDGES = 10.0 ** (np.arange(-40, 1) / 8)  # shares of the frame, eight steps a decade from 0.00001 to 1
@@ -34,7 +33,6 @@ FEW = 20  # boxes below which a share of them says little
 # What makes a picture grey: colours that hardly differ from place to place. A cast over all of it is no colour, as
 # some infrared pictures are pink throughout. The burnt-in strips, sometimes coloured, are left out of it.
 THUMBNAIL = 64  # pixels square
-STRIP_TOP, STRIP_BOTTOM = 0.08, 0.12  # shares of the height
 COLOURED = 3.5  # levels of 255 by which a tenth of a coloured picture differs from its typical colour, at the least
 
 
@@ -217,12 +215,10 @@ def read_for_exploration(config: RunConfig, *, json_alone: bool = False) -> tupl
 
     Where no pictures are near the json, and ``config.data.pictures`` names no folder, the json is read alone.
     """
-    if not json_alone:
-        try:
-            return read_source(config.data), True
-        except NoPicturesError:  # none are near the json; where a folder is named and has none, that is a mistake
-            pass
-    return read_source(config.data, check_files=False), False
+    if json_alone:
+        return read_source(config.data, check_files=False), False
+    source, not_found = read_source_or_json(config.data)
+    return source, not_found is None
 
 
 def examine(
@@ -230,7 +226,7 @@ def examine(
     config: RunConfig,
     *,
     sample: int = 500,
-    progress: Callable[[Iterable], Iterable] | None = None,
+    progress: Progress | None = None,
 ) -> Exploration:
     """Measure a dataset as a network of ``config`` would see it.
 
@@ -247,8 +243,8 @@ def examine(
         boxes=boxes,
         image_side=data.image_side,
         fit=data.fit,
-        blanks=int((boxes.per_picture == 0).sum()),
-        mixed=_count_mixed(boxes, len(dataset.class_names)),
+        blanks=dataset.blanks,
+        mixed=dataset.mixed,
         species=species,
         picture_sizes=_picture_sizes(dataset.images),
         area_counts=np.histogram(np.clip(boxes.area, AREA_EDGES[0], 1.0), AREA_EDGES)[0],
@@ -323,9 +319,7 @@ def spread_evenly(count: int, sample: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, sample)).round().astype(int))
 
 
-def measure_light(
-    dataset: CameraTrapDataset, sample: int, progress: Callable[[Iterable], Iterable] | None = None
-) -> Light:
+def measure_light(dataset: CameraTrapDataset, sample: int, progress: Progress | None = None) -> Light:
     """Decode at most ``sample`` pictures, as many at once as there are cores, and tell grey ones from coloured ones."""
 
     def look(image: Image) -> bool | str:
@@ -335,8 +329,7 @@ def measure_light(
             return str(fault)
 
     images = [dataset.images[place] for place in spread_evenly(len(dataset.images), sample)]
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="explore") as pool:
-        outcomes = list((progress or iter)(pool.map(look, images)))
+    outcomes = list(run_ahead(look, (progress or iter)(images), name="explore"))
     failures = tuple((image.file_name, found) for image, found in zip(images, outcomes) if isinstance(found, str))
     return Light(len(images), sum(found is True for found in outcomes), failures)
 
@@ -371,11 +364,6 @@ def _fit(
         rows.append(row)
     rows.sort(key=lambda row: (-row.boxes, -row.pictures, row.label))
     return tuple(rows), Fit(overlap, grid, suggested, *matched.mean(axis=1).tolist(), found.searched)
-
-
-def _count_mixed(boxes: BoxTable, classes: int) -> int:
-    pairs = np.unique(boxes.picture * classes + boxes.label)
-    return int((np.bincount(pairs // classes) > 1).sum())
 
 
 def _picture_sizes(images: Sequence[Image]) -> tuple[tuple[int, int, int], ...]:

@@ -7,10 +7,9 @@ the two for one picture, `inspect_pictures` decodes all of them. What does not f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ena24ssd.ahead import run_ahead
+from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
 from ena24ssd.pictures import PictureError, Square, read_square, same_shape
 
@@ -63,9 +62,7 @@ def _proves_upright(said: tuple[int, int], found: tuple[int, int], orientation: 
     return stored != found and (said == found or not same_shape(said, stored))
 
 
-def inspect_pictures(
-    dataset: CameraTrapDataset, progress: Callable[[Iterable], Iterable] | None = None
-) -> tuple[Problem, ...]:
+def inspect_pictures(dataset: CameraTrapDataset, progress: Progress | None = None) -> tuple[Problem, ...]:
     """Decode every picture, as many at once as there are cores; what is odd, in the order of the dataset."""
 
     def look(image: Image) -> Problem | None:

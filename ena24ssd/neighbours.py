@@ -22,7 +22,8 @@ import hashlib
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,16 +37,15 @@ from PIL import ImageFilter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ena24ssd.ahead import run_ahead
+from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.files import replacing
-from ena24ssd.pictures import PictureError, read_picture
+from ena24ssd.pictures import STRIP_BOTTOM, STRIP_TOP, PictureError, read_picture
 from ena24ssd.splits import Split, natural_key
 
 HASH_VERSION = 1  # raise it when `scene_hashes` gives other bits for the same picture
 BITS = 256
 WORDS = BITS // 64
-STRIP_TOP, STRIP_BOTTOM = 0.05, 0.12  # shares of the height; what Reconyx and Bushnell cameras print on lies in these
 SIDE = 128  # pixels a hash is computed from, whatever the network is given
 SURROUNDINGS = 8  # pixels of these; standard deviation of the blur that tells a spot's surroundings
 PLAIN = 1.5  # grey levels of 255; a picture whose relief stays below shows nothing that could be recognised
@@ -58,8 +58,6 @@ EXHAUSTIVE = 20_000  # comparisons an order that few pictures may have anyway
 LARGEST_SHARE = 0.2  # of the dataset, in one group; more than a usual test side could only ever be learnt from
 LARGEST_AT_LEAST = 12  # pictures; a long burst stays whole in a small dataset too
 IN_ORDER = 0.75  # names are believed to tell the order where followers differ by this much of what others do, or less
-
-Progress = Callable[[Iterable], Iterable]
 
 
 class Closeness(NamedTuple):
@@ -183,6 +181,8 @@ def hash_pictures(dataset: CameraTrapDataset, folder: Path | None = None, progre
     file = folder / f"{dataset.name[:80]}-scenes-{place}.npz"
     keys = np.array([_key(dataset, image) for image in dataset.images], dtype="S32")
     known_keys, known_bits, known_relief = _read_hashes(file)
+    with suppress(OSError):
+        os.utime(file)  # asked for today: `ena24ssd.cache` deletes what nobody asked for in a month
 
     bits = np.zeros((len(keys), 2, WORDS), dtype=np.uint64)
     relief = np.full(len(keys), np.nan, dtype=np.float32)

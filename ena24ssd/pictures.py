@@ -23,6 +23,7 @@ from ena24ssd.boxes import Box
 
 FITS = ("squash", "letterbox")
 BAR = (124, 116, 104)  # the mean of ImageNet: with the default data.mean, bars are zeros to the network
+STRIP_TOP, STRIP_BOTTOM = 0.05, 0.12  # shares of the height; what Reconyx and Bushnell cameras print on lies in these
 MAX_PIXELS = 178_000_000  # more is refused before it is decoded; Pillow's own limit lies just above
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # no others: Pillow would hand EPS to Ghostscript
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ena24ssd.boxes import LabelledBox
-from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Problem, read
+from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, NoPicturesError, Problem, read
 from ena24ssd.config import DataConfig
 from ena24ssd.jsonfiles import JsonError, read_json
 from ena24ssd.splits import SIDES, Split
@@ -55,6 +55,17 @@ def read_source(config: DataConfig, *, check_files: bool = True) -> Source:
     else:
         raise AnnotationError(f"{path}: no such file or folder; name a dataset folder or its json")
     return _without(source, config.exclude_species)
+
+
+def read_source_or_json(config: DataConfig) -> tuple[Source, str | None]:
+    """As `read_source`; but the json alone where no pictures are near it and ``config.pictures`` names no folder.
+
+    Returns with it why no pictures were found, or None where they were.
+    """
+    try:
+        return read_source(config), None
+    except NoPicturesError as error:
+        return read_source(config, check_files=False), str(error)
 
 
 def _only_json(folder: Path) -> Path:

@@ -233,6 +233,14 @@ def test_what_an_interrupted_run_has_seen_is_kept(copied, tmp_path, monkeypatch)
     assert looked_at(copied, tmp_path / "kept")[1] <= 4, "four of the six handed out were seen for certain"
 
 
+def test_hashes_that_are_asked_for_are_marked_as_in_use(copied, tmp_path):
+    looked_at(copied, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    os.utime(file, (0, 0))
+    assert looked_at(copied, tmp_path / "kept")[1] == 0
+    assert time.time() - file.stat().st_mtime < 1000
+
+
 def test_a_look_at_some_pictures_forgets_none_of_the_others(copied, tmp_path):
     looked_at(copied, tmp_path / "kept")
     some = replace(copied, images=copied.images[:3])

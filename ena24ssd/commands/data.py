@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ena24ssd.ahead import Progress
 from ena24ssd.cameratraps import Problem
 from ena24ssd.commands.choices import choose_config
 from ena24ssd.config import DataConfig, change_config, check_config
@@ -227,7 +228,7 @@ def _split(choice: argparse.Namespace) -> int:
     return 0
 
 
-def _report_leaks(choice: argparse.Namespace, source: Source, progress: Callable[[Iterable], Iterable]) -> None:
+def _report_leaks(choice: argparse.Namespace, source: Source, progress: Progress) -> None:
     from ena24ssd.leaks import compare_splits
     from ena24ssd.neighbours import find_neighbours
     from ena24ssd.tables import leak_table

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ena24ssd.ahead import Progress
 from ena24ssd.boxes import Box
 from ena24ssd.cameratraps import EMPTY_NAMES, Image
 from ena24ssd.formats.pairs import picture_size
@@ -22,7 +23,6 @@ from ena24ssd.formats.reading import (
     Conflict,
     LabelError,
     Labelled,
-    Progress,
     Reading,
     is_portable,
     is_unicode,

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from PIL import Image as Pillow
 
+from ena24ssd.ahead import Progress
 from ena24ssd.cameratraps import Image
-from ena24ssd.formats.reading import Conflict, LabelError, Labelled, Progress, is_portable
+from ena24ssd.formats.reading import Conflict, LabelError, Labelled, is_portable
 from ena24ssd.pictures import DAMAGE, EXTENSIONS, FORMATS, MAX_PIXELS, is_as_stored, orientation_of
 
 TRANSPARENT = frozenset({"annotations", "images", "jpegimages", "labels", "xml", "xmls"})

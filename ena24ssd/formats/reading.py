@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import EMPTY_NAMES, HALF_PIXEL, CameraTrapDataset, Image
@@ -109,9 +109,6 @@ class Labelled(NamedTuple):
 
     image: Image
     boxes: Sequence[tuple[str, Box]]
-
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def to_dataset(labelled: Sequence[Labelled], class_names: Sequence[str], root: Path, name: str) -> CameraTrapDataset:

@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
+from ena24ssd.ahead import Progress
 from ena24ssd.boxes import Box
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.formats.pairs import (
@@ -40,7 +41,6 @@ from ena24ssd.formats.reading import (
     Conflict,
     LabelError,
     Labelled,
-    Progress,
     Reading,
     odd_boxes,
     odd_classes,

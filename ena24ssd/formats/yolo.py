@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from ena24ssd.ahead import Progress
 from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import HALF_PIXEL, SHORT, CameraTrapDataset, Image
 from ena24ssd.formats.pairs import files_below, pair_up, picture_size, read_pairs, without_suffix
@@ -21,7 +22,6 @@ from ena24ssd.formats.reading import (
     Conflict,
     LabelError,
     Labelled,
-    Progress,
     Reading,
     odd_boxes,
     odd_classes,
