@@ -94,7 +94,7 @@ def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callab
     annotations = [{"bbox": np.array(truth_rows(i.boxes, Box(0, 0, i.width, i.height), most))} for i in dataset.images]
     names = [str(dataset.path(image)) for image in dataset.images]
     data = Ena24TrainDataset(range(len(names)), names, annotations, "")
-    size = config.train.batch_size
+    size = config.train.batch
     return mxnet.gluon.data.DataLoader(data.transform(transform), size, shuffle=True, last_batch="discard")
 
 
@@ -104,7 +104,7 @@ def post_loader(dataset: CameraTrapDataset, config: RunConfig, transform: Callab
 def package_batches(examples: Examples, config: RunConfig) -> Iterable[Batch]:
     """An epoch as `training.train` asks for it; the preset changes no picture, as the post does not."""
     return shuffle_batches(
-        examples, config.train.batch_size, config.augment, seed=0, epoch=1, drop_last=True, workers=config.data.workers
+        examples, config.train.batch, config.augment, seed=0, epoch=1, drop_last=True, workers=config.data.workers
     )
 
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(choices: argparse.Namespace, room: Path) -> None:
     # A network of one channel: only its normalisation is used.
     config = read_config(PRESET, [f"device={choices.device}", "model.width=0.001"])
-    engine, device = load_engine(config, 23), open_device(choices.device)
+    engine, device = load_engine(config, [f"species {label}" for label in range(23)]), open_device(choices.device)
     path = choices.data or draw_pictures(room / "drawn", choices.images)
     dataset = read_source(config.data.model_copy(update={"path": path})).dataset
     dataset = replace(dataset, images=dataset.images[: choices.images])
@@ -202,7 +202,7 @@ def compare(choices: argparse.Namespace, room: Path) -> None:
                 rates[side, kind].append(rate)
     median = {key: statistics.median(values) for key, values in rates.items()}
 
-    count, size = len(dataset.images), config.train.batch_size
+    count, size = len(dataset.images), config.train.batch
     table = PrettyTable(["pictures/s", *sides, "ena24ssd is faster", "cache pays after"], align="r")
     table.align["pictures/s"] = "l"
     for kind in ("pixels", "floats"):

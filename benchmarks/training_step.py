@@ -136,7 +136,7 @@ def post_loop(model: Ena24SSD, image: np.ndarray, label: np.ndarray) -> Step:
 def draw_batch(config: RunConfig) -> Batch:
     """As many drawn pictures as a batch holds, each with one to four animals."""
     images, truth, seed = [], [], 0
-    while len(images) < config.train.batch_size:
+    while len(images) < config.train.batch:
         picture, boxes = draw_scene(seed, size=(480, 270))
         seed += 1
         if 1 <= len(boxes) <= 4:
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     config = read_config(PRESET, [f"device={choices.device}"])
     batch, device = draw_batch(config), open_device(choices.device)
-    engine = load_engine(config, 23)
+    engine = load_engine(config, [f"species {label}" for label in range(23)])
     weights = engine.weights()
     sides = {OURS: package_side(batch, engine)}
     warm = {OURS: warm_up(sides[OURS])}

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ena24ssd.cameratraps import read as read_dataset
     from ena24ssd.checkup import check_dataset
+    from ena24ssd.comparison import compare_runs
     from ena24ssd.config import RunConfig, read_config
     from ena24ssd.conversion import convert
+    from ena24ssd.curves import draw_curves
     from ena24ssd.detector import Detector, predict
+    from ena24ssd.doctor import examine as examine_machine
     from ena24ssd.download import download as download_ena24
     from ena24ssd.evaluation import evaluate
     from ena24ssd.report import explore
     from ena24ssd.runs import open_run
     from ena24ssd.synthetic import write_dataset
-    from ena24ssd.training import train
+    from ena24ssd.training import resume, train
 
 __version__ = "0.1.0"
 
@@ -28,14 +31,18 @@ __all__ = [
     "Detector",
     "RunConfig",
     "check_dataset",
+    "compare_runs",
     "convert",
     "download_ena24",
+    "draw_curves",
     "evaluate",
+    "examine_machine",
     "explore",
     "open_run",
     "predict",
     "read_config",
     "read_dataset",
+    "resume",
     "train",
     "write_dataset",
 ]
@@ -44,14 +51,18 @@ _HOMES = {
     "Detector": ("detector", "Detector"),
     "RunConfig": ("config", "RunConfig"),
     "check_dataset": ("checkup", "check_dataset"),
+    "compare_runs": ("comparison", "compare_runs"),
     "convert": ("conversion", "convert"),
     "download_ena24": ("download", "download"),
+    "draw_curves": ("curves", "draw_curves"),
     "evaluate": ("evaluation", "evaluate"),
+    "examine_machine": ("doctor", "examine"),
     "explore": ("report", "explore"),
     "open_run": ("runs", "open_run"),
     "predict": ("detector", "predict"),
     "read_config": ("config", "read_config"),
     "read_dataset": ("cameratraps", "read"),
+    "resume": ("training", "resume"),
     "train": ("training", "train"),
     "write_dataset": ("synthetic", "write_dataset"),
 }

@@ -1,7 +1,10 @@
-"""What can I type?  ``ena24ssd download | convert | check | explore | split | synth | train | evaluate | predict``
+"""What can I type?
+
+``ena24ssd download | convert | check | explore | split | synth | doctor | train | runs | curves | evaluate | predict``
 
 Every verb parses, calls one importable function and prints. Exit codes: 0 done, 1 a mistake that the message explains
-(check: something had to be left out), 2 a command line that does not parse.
+(check: something had to be left out; doctor: training cannot work), 2 a command line that does not parse, 128 + n
+stopped by signal n, with everything kept.
 """
 
 from __future__ import annotations
@@ -11,15 +14,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ena24ssd.commands import data, runs
+from ena24ssd.commands import data, machine, runs
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
+from ena24ssd.stopping import StoppedError
 from ena24ssd.tables import printable
 
 # What a user can mend. ENA24SSD_TRACEBACK=1 shows where it came from all the same.
-MISTAKES = (ValueError, OSError, EngineError, DivergedError)
+MISTAKES = (ValueError, OSError, MemoryError, EngineError, DivergedError)
 
-OVERRIDDEN = ("explore", "train")  # the verbs that take a config
+OVERRIDDEN = ("doctor", "explore", "train")  # the verbs that take a config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ena24ssd: {printable(mistake)}", file=sys.stderr)
         return 1
+    except StoppedError as stopped:
+        print(f"ena24ssd: {printable(stopped)}", file=sys.stderr)
+        return 128 + stopped.signal_number  # as the shell says of one that a signal ended
     except KeyboardInterrupt:
         print("ena24ssd: interrupted", file=sys.stderr)
         return 130
@@ -59,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         return door
 
     data.add_verbs(add)
+    machine.add_verbs(add)
     runs.add_verbs(add)
     return parser
 

@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|(cpu|gpu)(:\d+)?)$")]
 
 
 class ConfigError(ValueError):
@@ -106,6 +107,11 @@ class ModelConfig(Section):
     output_batchnorm: bool = Field(
         False, description="BatchNorm on the class logits and box offsets themselves, as the post's network has."
     )
+    frozen_statistics: bool = Field(
+        False,
+        description="Leave BatchNorm's running statistics as they are and use them in training too: for fine-tuning, "
+        "or where a device sees too few pictures at once.",
+    )
 
 
 class LossConfig(Section):
@@ -119,6 +125,11 @@ class LossConfig(Section):
     )
     foreground_weight: NotNegative = Field(1.0, description="Weight of a positive anchor's cross-entropy.")
     background_weight: NotNegative = Field(1.0, description="Weight of a background anchor's cross-entropy.")
+    species_weights: Literal["equal", "balanced"] | dict[str, Positive] = Field(
+        "equal",
+        description="Weight of a species' anchors in the cross-entropy. balanced: the rarer, the heavier "
+        "(1 / boxes), 1 on average over the boxes. Or by name; a species that is not named weighs 1.",
+    )
     box_weight: NotNegative = Field(1.0, description="Weight of the offsets' error.")
     box_error: Literal["smooth_l1", "l1"] = Field("smooth_l1", description="The post uses l1.")
     smooth_l1_beta: Positive = Field(0.5, description="Errors below this are squared, above it linear.")
@@ -138,21 +149,63 @@ class OptimConfig(Section):
     lr: Positive = Field(0.002, description="Learning rate (its peak, where the schedule changes it).")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only; the post uses none.")
     weight_decay: NotNegative = Field(1e-4, description="L2 penalty on every weight, added to its gradient.")
-    schedule: Literal["constant", "cosine", "plateau"] = Field(
-        "cosine",
-        description="cosine: down to zero at the last step. plateau: divided by plateau_factor after an epoch whose "
-        "training loss did not fall (what the post meant to do).",
+    clip_norm: Positive | None = Field(
+        10.0,
+        description="Longest the gradient of a step may be (norm over all weights); it is shortened to this. "
+        "null: as long as it likes (the post).",
     )
-    warmup: Share = Field(0.03, description="Share of all steps over which the rate rises from zero (not for plateau).")
-    plateau_factor: Annotated[float, Field(gt=1)] = 5.0
+    schedule: Literal["constant", "step", "cosine", "plateau", "divide_when_loss_rises"] = Field(
+        "cosine",
+        description="cosine: down to zero at the last step. step: divided at the shares in step_at. plateau: divided "
+        "once the training loss stops falling (what the post meant). divide_when_loss_rises: what the post does: "
+        "after an epoch whose loss did not fall it divides at every batch, which ends training for good.",
+    )
+    warmup: Share = Field(
+        0.03, description="Share of all steps over which the rate rises from zero (constant, step, cosine)."
+    )
+    divide_by: Annotated[float, Field(gt=1)] = Field(
+        5.0, description="What the rate is divided by (step, plateau, divide_when_loss_rises)."
+    )
+    step_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.6, 0.85), description="Shares of all steps after which schedule 'step' divides the rate."
+    )
+    plateau_patience: Count = Field(
+        1, description="Epochs in a row without a new lowest training loss before schedule 'plateau' divides the rate."
+    )
 
 
 class TrainConfig(Section):
     """How long, and in what portions."""
 
     epochs: Count = 50
-    batch_size: Count = 8
+    batch: Count | Literal["auto"] = Field(
+        8,
+        description="Pictures an update learns from, over all devices and workers. auto: as many as fit into memory, "
+        "but no more than a tenth of those there are.",
+    )
+    accumulate: Count = Field(
+        1,
+        description="Work through a batch in this many portions, one after another, and then update once: the same "
+        "batch in less memory.",
+    )
     drop_last: bool = Field(False, description="Leave out an epoch's last, smaller batch, as the post does.")
+    repeat_below: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Show pictures of species that are on less than this share of the pictures more often "
+        "(repeat-factor sampling); null: every picture once an epoch.",
+    )
+    patience: Count | None = Field(
+        None, description="End after this many epochs in a row without a better validation mAP; null: never."
+    )
+    max_minutes: Positive | None = Field(
+        None, description="End after this many minutes of training, over all sittings; null: never."
+    )
+    checkpoint_minutes: NotNegative = Field(
+        10.0, description="Within an epoch too, keep the state at least this often; 0: after every step."
+    )
+    memory_gb: Positive | None = Field(
+        None, description="What batch 'auto' may fill on a CPU; null: four fifths of what is free."
+    )
 
 
 class EvaluationConfig(Section):
@@ -168,7 +221,7 @@ class EvaluationConfig(Section):
 class LogConfig(Section):
     """What TensorBoard gets besides the curves."""
 
-    histograms: bool = True
+    histograms: bool = Field(True, description="Of weights, biases and their gradients, after every epoch.")
     graph: bool = True
     pictures: Annotated[int, Field(ge=0, le=64)] = Field(6, description="Drawn detections logged after every epoch.")
 
@@ -177,8 +230,13 @@ class RunConfig(Section):
     """Every choice of a run; see the fields of each section for what they do."""
 
     engine: Literal["gluon"] = "gluon"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d+)?)$")] = Field(
-        "auto", description="auto: the first GPU that can run an operation, else the CPU. Also cpu, gpu, gpu:1."
+    device: Device | Annotated[tuple[Device, ...], Field(min_length=1)] = Field(
+        "auto",
+        description="auto: the first GPU that can run an operation, else the CPU. Also cpu, gpu, gpu:1, or a list like "
+        "[gpu:0, gpu:1], over which every batch is spread.",
+    )
+    kvstore: Literal["dist_sync"] | None = Field(
+        None, description="dist_sync: several machines train together through MXNet's parameter server (README)."
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
@@ -190,6 +248,12 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _workers_agree_on_a_batch(self) -> RunConfig:
+        if self.kvstore is not None and self.train.batch == "auto":
+            raise ValueError("kvstore with train.batch auto: workers might find different numbers; name one")
+        return self
 
 
 def read_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -240,6 +304,14 @@ def change_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
             place = place[section]
         place[field] = value
     return check_config(choices)
+
+
+def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config with ``section.field=value`` laid over it, as `read_config` does. Raises ConfigError."""
+    choices = config.model_dump()
+    for override in overrides:
+        _lay_over(choices, override)
+    return check_config(choices, "overrides")
 
 
 def dump_config(config: RunConfig) -> str:

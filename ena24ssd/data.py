@@ -8,6 +8,7 @@ to fork and nothing that a worker could leak.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ena24ssd.ahead import run_ahead
 from ena24ssd.augment import augment
+from ena24ssd.balance import repeated_positions
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cache import Cache
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
@@ -73,15 +75,20 @@ def read_examples(
     return Examples(images, cache.pixels, rows, truth), problems
 
 
-def count_batches(examples: int, batch_size: int, drop_last: bool) -> int:
-    """How many batches `iterate_batches` gives for that many examples."""
-    return examples // batch_size if drop_last else -(-examples // batch_size)
+def count_batches(pictures: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches an epoch that shows that many pictures has (with repeats: `ena24ssd.balance.epoch_length`)."""
+    return pictures // batch_size if drop_last else -(-pictures // batch_size)
 
 
 def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
     """The examples in their order, in batches; the last one may be smaller. For measuring."""
     orders = np.array_split(np.arange(len(examples)), np.arange(batch_size, len(examples), batch_size))
-    yield from run_ahead(examples.take, orders, workers, "batches")
+
+    def prepare(step: int) -> Batch:
+        with _naming(f"batch {step}", examples, orders[step]):
+            return examples.take(orders[step])
+
+    yield from run_ahead(prepare, range(len(orders)), workers, "batches")
 
 
 def shuffle_batches(
@@ -93,15 +100,58 @@ def shuffle_batches(
     epoch: int,
     drop_last: bool,
     workers: int = 0,
+    factors: np.ndarray | None = None,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """One epoch of training batches; order and augmentation depend on ``seed`` and ``epoch`` alone."""
-    shuffled = np.random.default_rng((seed, epoch)).permutation(len(examples))
-    orders = np.array_split(shuffled, np.arange(batch_size, len(examples), batch_size))
-    orders = orders[: count_batches(len(examples), batch_size, drop_last)]
+    """One epoch of training batches, or the rest of one; they depend on ``seed``, ``epoch`` and step alone.
+
+    Parameters: ``workers`` threads prepare ahead. ``factors`` (n,), how often each example is shown on average
+    (`ena24ssd.balance.repeat_factors`); None: once. ``start``, the first step to give. ``shard``, rank and number of
+    those who train together: each gets its part of every joint batch of ``batch_size``. The parts lie side by side
+    and differ by one picture at most; where the joint batch has fewer pictures than there are parts, the last parts
+    are batches of none, so that all take equally many steps.
+
+    Raises what preparing a batch raised, with the step and the ids of its pictures in front.
+    """
+    # Streams of random numbers, none of which is another's: (seed, epoch) shuffles, (seed, epoch, 0, 1) repeats, and
+    # (seed, epoch, step + 1, rank) augments. Zeros at the end make no difference.
+    shown = np.arange(len(examples))
+    if factors is not None:
+        shown = repeated_positions(factors, np.random.default_rng((seed, epoch, 0, 1)))
+    shuffled = shown[np.random.default_rng((seed, epoch)).permutation(len(shown))]
+    orders = np.array_split(shuffled, np.arange(batch_size, len(shuffled), batch_size))
+    rank, parts = shard
 
     def prepare(step: int) -> Batch:
-        batch = examples.take(orders[step])
-        random = np.random.default_rng((seed, epoch, step + 1))  # (seed, epoch, 0) is (seed, epoch)
-        return Batch(*augment(batch.images, batch.truth, random, augmentation), batch.ids)
+        chosen = np.array_split(orders[step], parts)[rank]
+        with _naming(f"epoch {epoch}, step {step}", examples, chosen):
+            batch = examples.take(chosen)
+            if not len(chosen):
+                return batch
+            random = np.random.default_rng((seed, epoch, step + 1, rank))
+            return Batch(*augment(batch.images, batch.truth, random, augmentation), batch.ids)
 
-    yield from run_ahead(prepare, range(len(orders)), workers, "batches")
+    steps = range(start, count_batches(len(shuffled), batch_size, drop_last))
+    yield from run_ahead(prepare, steps, workers, "batches")
+
+
+@contextmanager
+def _naming(where: str, examples: Examples, chosen: np.ndarray) -> Iterator[None]:
+    """An exception from in here says which pictures it is about, and stays of its kind."""
+    try:
+        yield
+    except Exception as fault:
+        ids = ", ".join(examples.images[i].id for i in chosen)
+        message = f"{where}: the batch of pictures {ids} could not be prepared ({type(fault).__name__}: {fault})"
+        raise _like(fault, message) from fault
+
+
+def _like(fault: Exception, message: str) -> Exception:
+    """An exception of the same type; of the nearest base, where that takes more than a message (as NumPy's do)."""
+    for kind in type(fault).__mro__:
+        try:
+            return kind(message)
+        except TypeError:
+            continue
+    return fault

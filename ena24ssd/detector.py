@@ -36,8 +36,8 @@ class Detector:
     def load(cls, folder: Path | str, checkpoint: CheckpointName = "best", *, device: str | None = None) -> Detector:
         """From a run folder. Raises RunError or EngineError."""
         run = open_run(folder)
-        config = change_config(run.config, {"device": device}) if device else run.config
-        engine = load_engine(config, len(run.class_names))
+        config = change_config(run.config, {"kvstore": None} | ({"device": device} if device else {}))
+        engine = load_engine(config, run.class_names)
         engine.load_weights(run.load_checkpoint(checkpoint).weights)
         return cls(engine, run.class_names, config)
 

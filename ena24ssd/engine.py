@@ -7,6 +7,7 @@ and are imported only when `load_engine` is asked for one.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,9 @@ class Step(Protocol):
     def read(self) -> AnchorSums:
         """Wait for the device, and return what the step contributes to the anchor metrics."""
 
+    def fault(self) -> str | None:
+        """After `read`: what is not finite, and the layer where that began; None where all is well."""
+
 
 class MeasuredStep(Step, Protocol):
     """A step that has only looked."""
@@ -44,7 +48,12 @@ class Board(Protocol):
     def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
         """One point on each of the curves ``tag/<key>``."""
 
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """One point on the curve ``tag``."""
+
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None: ...
+
+    def text(self, tag: str, markdown: str, step: int) -> None: ...
 
     def picture(self, tag: str, pixels: np.ndarray, step: int) -> None:
         """One (H, W, 3) uint8 picture."""
@@ -52,19 +61,27 @@ class Board(Protocol):
     def graph(self) -> None:
         """The network's graph."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Bring everything to the disk. Raises OSError where that fails."""
 
     def close(self) -> None: ...
 
 
 class Engine(Protocol):
-    """A network on a device, with its optimizer."""
+    """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together."""
 
     device: str
+    devices: int  # over which a batch is spread
     learning_rate: float
+    rank: int  # of this worker: 0 measures and writes
+    workers: int
 
     def train_step(self, batch: Batch) -> Step:
-        """Forward, match, loss, backward, update."""
+        """Forward, match, loss, backward, update.
+
+        The gradient is that of the mean loss over the pictures of all devices and workers. ``batch`` is this worker's
+        part, and may be empty.
+        """
 
     def measure_step(self, batch: Batch) -> MeasuredStep:
         """Forward with running statistics, match, loss, detections of the same forward; nothing changes."""
@@ -82,10 +99,28 @@ class Engine(Protocol):
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """The inverse of `weights`. Raises ValueError naming arrays that are missing, unknown or of another shape."""
 
+    def gradients(self) -> dict[str, np.ndarray]:
+        """The gradient of the last step, after clipping, under the names of `weights`."""
+
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """What the optimizer remembers from step to step."""
+
+    def load_optimizer_state(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of `optimizer_state`, before the first step. Raises ValueError for that of another optimizer."""
+
+    def agree(self, values: np.ndarray) -> np.ndarray:
+        """The sum of ``values`` (float64) over all workers, who must all ask at the same point; alone: as they are."""
+
+    def close(self) -> None:
+        """Take leave of the other workers, who all must do so; a process that ends without fails them."""
+
+    def peak_memory(self) -> int:
+        """The most bytes in use so far: of the devices, or of the process on a CPU."""
+
     def open_board(self, folder: Path) -> Board: ...
 
 
-def load_engine(config: RunConfig, class_count: int) -> Engine:
-    """A freshly initialised network for ``class_count`` species on ``config.device``. Raises EngineError."""
+def load_engine(config: RunConfig, class_names: Sequence[str]) -> Engine:
+    """A freshly initialised network for these species on ``config.device``. Raises EngineError."""
     module, maker = ENGINES[config.engine]
-    return getattr(importlib.import_module(module), maker)(config, class_count)
+    return getattr(importlib.import_module(module), maker)(config, class_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ena24ssd.config import RunConfig, change_config
 from ena24ssd.data import Batch, Examples, count_batches, iterate_batches, read_examples
 from ena24ssd.detections import Detection, ImageDetections, rows_to_detections
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.epoch import run_epoch
+from ena24ssd.epoch import Pass, run_epoch
 from ena24ssd.files import replacing
 from ena24ssd.inspection import PICTURE_RULES
 from ena24ssd.metrics import AnchorSums, detection_metrics
@@ -29,7 +29,7 @@ from ena24ssd.splits import SIDES
 
 @dataclass(frozen=True)
 class Report:
-    """What one set of weights does on one split; ``metrics`` holds ``anchor/...`` and ``detection/...`` figures."""
+    """What one set of weights does on one split; ``metrics`` holds the figures of `measure`."""
 
     split: str
     epoch: int
@@ -54,7 +54,7 @@ def evaluate(
     ``data`` says where the dataset lies now, if it moved; ``sheet`` is where to draw detections beside the truth.
     """
     run = open_run(folder)
-    changes = {"device": device} if device else {}
+    changes = {"kvstore": None} | ({"device": device} if device else {})  # measuring is one process's work
     if data is not None:
         changes |= {"data.path": data, "data.pictures": None}
     config = change_config(run.config, changes)
@@ -84,19 +84,29 @@ def evaluate(
             f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be used. The first, "
             f"{problems[0].file_name}: {problems[0].detail}. {PICTURE_RULES[problems[0].rule]}"
         )
-    engine = load_engine(config, len(run.class_names))
+    engine = load_engine(config, run.class_names)
     kept = run.load_checkpoint(checkpoint)
     engine.load_weights(kept.weights)
-    metrics = measure(engine, examples, config, run.class_names, None if quiet else split)
+    metrics = measure(engine, examples, config, run.class_names, split, show=not quiet)
     if sheet is not None:
         save_sheet(draw_sheet(engine, dataset, examples, config, 12), sheet)
     return Report(split, kept.epoch, len(examples), len(ids) - len(examples), metrics)
 
 
 def measure(
-    engine: Engine, examples: Examples, config: RunConfig, class_names: Sequence[str], title: str | None
-) -> dict[str, float]:
-    """Anchor and detection metrics of a split, as ``anchor/...`` and ``detection/...``."""
+    engine: Engine,
+    examples: Examples,
+    config: RunConfig,
+    class_names: Sequence[str],
+    name: str,
+    *,
+    show: bool = True,
+    until: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Figures of a split: ``anchor/...``, ``detection/...`` and, for the species it shows, ``f1/<species>``.
+
+    None where ``until``, which is asked after every batch, ended the measuring early.
+    """
     found: list[tuple[Detection, ...]] = []
 
     class Collecting:
@@ -104,6 +114,7 @@ def measure(
 
         def __init__(self, batch: Batch):
             self._step = engine.measure_step(batch)
+            self.fault = self._step.fault
 
         def read(self) -> AnchorSums:
             for rows in self._step.rows():
@@ -111,13 +122,24 @@ def measure(
                 found.append(_detections(rows, image, class_names, config, 0.0))
             return self._step.read()
 
-    size = config.train.batch_size
+    # What one device saw at once in training: what is measured in portions of that size fits where training fitted.
+    size = max(1, -(-config.train.batch // (engine.devices * engine.workers * config.train.accumulate)))
     batches = iterate_batches(examples, size, workers=config.data.workers)
-    sums = run_epoch(Collecting, batches, count_batches(len(examples), size, False), len(class_names), title)
+    total = count_batches(len(examples), size, False)
+    nothing = Pass(AnchorSums.zero(len(class_names)))
+    passed = run_epoch(Collecting, batches, total, nothing, name, until=until, show=show)
+    if passed.steps < total:
+        return None
     truths = [image.boxes for image in examples.images]
     detected = detection_metrics(truths, found, len(class_names), config.evaluation.score)
-    return {f"anchor/{name}": value for name, value in sums.metrics().items()} | {
-        f"detection/{name}": value for name, value in detected.items()
+    return anchor_figures(passed.sums, class_names) | {f"detection/{key}": value for key, value in detected.items()}
+
+
+def anchor_figures(sums: AnchorSums, class_names: Sequence[str]) -> dict[str, float]:
+    """``anchor/...`` and ``f1/<species>``."""
+    per_species = zip(class_names, sums.species_f1())
+    return {f"anchor/{key}": value for key, value in sums.metrics().items()} | {
+        f"f1/{name}": float(value) for name, value in per_species if not np.isnan(value)
     }
 
 

@@ -43,7 +43,12 @@ class AnchorSums:
 
     @classmethod
     def zero(cls, class_count: int) -> AnchorSums:
-        return cls.from_vector(np.zeros(len(SCALARS) + 3 * class_count))
+        return cls.from_vector(np.zeros(cls.size(class_count)))
+
+    @staticmethod
+    def size(class_count: int) -> int:
+        """Numbers in the vector for `from_vector`."""
+        return len(SCALARS) + 3 * class_count
 
     @classmethod
     def from_vector(cls, vector: np.ndarray) -> AnchorSums:
@@ -51,6 +56,10 @@ class AnchorSums:
         vector = np.asarray(vector, dtype=np.float64)
         per_species = vector[len(SCALARS) :].reshape(3, -1)
         return cls(*(float(value) for value in vector[: len(SCALARS)]), *per_species)
+
+    def to_vector(self) -> np.ndarray:
+        """The inverse of `from_vector`, float64."""
+        return np.concatenate([np.ravel(getattr(self, field.name)) for field in fields(self)])
 
     def __add__(self, other: AnchorSums) -> AnchorSums:
         return AnchorSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -83,6 +92,12 @@ class AnchorSums:
             "micro_f1": _ratio(2 * found, 2 * found + invented + missed),
             "positives_per_picture": _ratio(self.positives, self.pictures),
         }
+
+    def species_f1(self) -> np.ndarray:
+        """F1 of every species' anchors, (C,); NaN for one that is in none of the pictures."""
+        actual = self.true_positives + self.false_negatives
+        pooled = np.maximum(2 * self.true_positives + self.false_positives + self.false_negatives, 1)
+        return np.where(actual > 0, 2 * self.true_positives / pooled, np.nan)
 
 
 SCALARS = tuple(field.name for field in fields(AnchorSums))[:10]

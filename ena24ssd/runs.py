@@ -1,4 +1,4 @@
-"""What is kept of a run, to judge it and to use it?
+"""What is kept of a run, to judge it, to use it and to go on with it?
 
 A run folder::
 
@@ -7,34 +7,39 @@ A run folder::
     split.json             image ids of train, validation, test
     problems.json          every odd thing in the data, and what was done about it
     metrics.jsonl          one row per epoch and split, then the closing rows of the kept checkpoint
-    best.safetensors       the checkpoint that did best on validation (the last one, where there is no validation split)
-    last.safetensors       the checkpoint of the last finished epoch
+    speed.jsonl            one row per epoch: how long it took, how much memory
+    best.safetensors       the weights that did best on validation (the last ones, where there is no validation split)
+    last.safetensors       the weights of now, and all that it takes to go on from them
+    previous.safetensors   the same, one step of keeping earlier, in case `last` goes bad
     board/                 TensorBoard's event files
     sheet.png              detections on held-out pictures
 
-Files are replaced whole: a reader, after a crash too, finds the old one or the new one and never half of one. Only
-metrics.jsonl grows, row by row.
+Files are replaced whole: a reader, after a crash too, finds the old one or the new one and never half of one. Only the
+two .jsonl files and the board grow. What they hold beyond the state in `last` is cut off when a run is resumed, so that
+what was under way is written once.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ena24ssd.cameratraps import Problem
+from ena24ssd.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ena24ssd.config import RunConfig, dump_config, read_config
 from ena24ssd.files import replace_file
 from ena24ssd.splits import Split
 
 CheckpointName = Literal["best", "last"]
+OPTIMIZER = "optimizer/"  # the names in a state that are no weights start with it
 
 
 class RunError(ValueError):
@@ -42,11 +47,37 @@ class RunError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """The weights after one epoch: the same names and arrays in every engine."""
+    """Weights, and how they came about: the same names and arrays in every engine."""
 
     weights: dict[str, np.ndarray]
-    epoch: int  # 0 is the first
+    epoch: int  # of the last step; 0 is the first, -1 is before any
     score: float | None  # what `best` was chosen by; None where nothing was measured
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # updates taken in the epoch under way
+    sums: tuple[float, ...] = ()  # what they add up to: metrics.AnchorSums as a vector; empty before the first
+    training: float = 0.0  # seconds they took
+    waiting: float = 0.0  # seconds of these spent waiting for data
+    seconds: float = 0.0  # of the whole run until now, over all sittings, measuring included
+    epoch_began: float = 0.0  # how many of these had passed when the epoch under way began
+    losses: tuple[float, ...] = ()  # training loss of every finished epoch
+    best_epoch: int | None = None  # whose weights are kept as `best`
+    best_score: float | None = None
+    pictures: str = ""  # a digest of the training pictures, in order
+    board: Mapping[str, int] = field(default_factory=dict)  # bytes of every file of the board
+
+
+class State(NamedTuple):
+    """All that it takes to go on as if nothing had happened."""
+
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -70,49 +101,130 @@ class Run:
     def problems_file(self) -> Path:
         return self.folder / "problems.json"
 
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def speed_file(self) -> Path:
+        return self.folder / "speed.jsonl"
+
+    def checkpoint_file(self, name: CheckpointName | Literal["previous"]) -> Path:
+        return self.folder / f"{name}.safetensors"
+
     def keep_problems(self, problems: Sequence[Problem]) -> None:
         """Note down what was odd in the data."""
         replace_file(self.problems_file, json.dumps([problem._asdict() for problem in problems], indent=1))
 
-    def checkpoint_file(self, name: CheckpointName) -> Path:
-        return self.folder / f"{name}.safetensors"
+    def keep_config(self) -> None:
+        """Note down the choices, which a resumed run may change."""
+        replace_file(self.folder / "config.yaml", dump_config(self.config))
 
-    def add_row(self, row: Mapping[str, Any]) -> None:
-        """Append one row to metrics.jsonl. A value that is not finite is written as null."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+    # -- rows that grow -------------------------------------------------------------------------------------------
+
+    def add_rows(self, *rows: Mapping[str, Any]) -> None:
+        """Append rows to metrics.jsonl. A value that is not finite is written as null."""
+        _append(self.metrics_file, rows)
+
+    def add_speed(self, row: Mapping[str, Any]) -> None:
+        """Append one row to speed.jsonl."""
+        _append(self.speed_file, [row])
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row of metrics.jsonl, in order; a last line that a crash cut short is no row."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [row for _, row in _read_rows(self.metrics_file)]
 
-    def save_checkpoint(self, name: CheckpointName, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint atomically."""
-        notes = {"format": "ena24ssd", "epoch": str(checkpoint.epoch), "classes": json.dumps(self.class_names)}
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its closing rows: one for every split that was measured."""
+        rows = self.rows()
+        closing = {row["split"] for row in rows if row.get("closing")}
+        return bool(closing) and closing >= {row["split"] for row in rows}
+
+    def cut_back(self, standing: Standing) -> None:
+        """Forget what was written about anything after ``standing``: rows of later epochs, closing rows, the board."""
+        for path in (self.metrics_file, self.speed_file):
+            if path.exists():
+                rows = _read_rows(path)
+                kept = (line for line, row in rows if row["epoch"] < standing.epoch and not row.get("closing"))
+                replace_file(path, "".join(kept))
+        for name, size in self.board_sizes().items():
+            path = self.board_folder / name
+            if name not in standing.board:
+                path.unlink()
+            elif size > standing.board[name]:
+                os.truncate(path, standing.board[name])
+
+    def board_sizes(self) -> dict[str, int]:
+        """Bytes of every file of the board, by its path inside it."""
+        files = (path for path in self.board_folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.board_folder).as_posix(): path.stat().st_size for path in files}
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def keep_best(self, checkpoint: Checkpoint) -> None:
+        """Write the weights to use, whole or not at all."""
+        notes = self._notes(checkpoint.epoch)
         if checkpoint.score is not None:
             notes["score"] = repr(checkpoint.score)
-        arrays = {key: np.ascontiguousarray(value) for key, value in checkpoint.weights.items()}
-        replace_file(self.checkpoint_file(name), safetensors.numpy.save(arrays, metadata=notes))
+        write_checkpoint(self.checkpoint_file("best"), checkpoint.weights, notes)
+
+    def keep_state(self, state: State) -> None:
+        """Write what it takes to go on, whole or not at all; the one before stays as `previous`."""
+        last, standing = self.checkpoint_file("last"), state.standing
+        if last.exists():
+            replace_link(last, self.checkpoint_file("previous"))
+        notes = self._notes(standing.epoch - (standing.step == 0)) | {"standing": json.dumps(asdict(standing))}
+        optimizer = {OPTIMIZER + name: array for name, array in state.optimizer.items()}
+        write_checkpoint(last, state.weights | optimizer, notes)
 
     def load_checkpoint(self, name: CheckpointName = "best") -> Checkpoint:
-        """Read a checkpoint; nothing in it is executed. Raises RunError if missing, damaged or of another run."""
-        path = self.checkpoint_file(name)
-        if not path.exists():
-            raise RunError(f"{path}: there is no such checkpoint; did the run finish its first epoch?")
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                notes = file.metadata() or {}
-                names = file.keys()  # the file is no mapping: it cannot be iterated itself
-                weights = {name: file.get_tensor(name) for name in names}
-        except safetensors.SafetensorError as fault:
-            raise RunError(f"{path}: not a whole safetensors file ({fault}); copy it anew or train again") from fault
-        if json.loads(notes.get("classes", "[]")) != list(self.class_names):
-            raise RunError(f"{path}: its species differ from classes.json of the run; it belongs to another run")
+        """Read weights; nothing in the file is executed. Raises RunError if missing, damaged or of another run."""
+        arrays, notes = self._read(name)
+        weights = {key: array for key, array in arrays.items() if not key.startswith(OPTIMIZER)}
         score = float(notes["score"]) if "score" in notes else None
         return Checkpoint(weights, int(notes.get("epoch", 0)), score)
+
+    def load_state(self) -> tuple[State | None, str | None]:
+        """What `keep_state` kept, and a sentence if it is not the latest because that is damaged.
+
+        None for the state where none was kept yet. Raises RunError where no kept state is whole.
+        """
+        files = [name for name in ("last", "previous") if self.checkpoint_file(name).exists()]
+        doubt = None
+        for name in files:
+            try:
+                return self._read_state(name), doubt and f"{doubt}. Going on from {self.checkpoint_file(name)} instead"
+            except RunError as fault:
+                doubt, refusal = str(fault), fault
+        if not files:
+            return None, None
+        raise refusal
+
+    def _read_state(self, name: Literal["last", "previous"]) -> State:
+        arrays, notes = self._read(name)
+        try:
+            known = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(notes["standing"]).items()}
+            standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
+        except (KeyError, ValueError, AttributeError) as fault:
+            raise RunError(
+                f"{self.checkpoint_file(name)}: does not say how far the run had come ({fault!r})"
+            ) from fault
+        optimizer = {key.removeprefix(OPTIMIZER): arrays.pop(key) for key in list(arrays) if key.startswith(OPTIMIZER)}
+        return State(arrays, optimizer, standing)
+
+    def _notes(self, epoch: int) -> dict[str, str]:
+        return {"format": "ena24ssd", "epoch": str(epoch), "classes": json.dumps(self.class_names)}
+
+    def _read(self, name: CheckpointName | Literal["previous"]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        path = self.checkpoint_file(name)
+        try:
+            arrays, notes = read_checkpoint(path)
+        except CheckpointError as fault:
+            raise RunError(str(fault)) from fault
+        if json.loads(notes.get("classes", "[]")) != list(self.class_names):
+            raise RunError(f"{path}: its species differ from classes.json of the run; it belongs to another run")
+        return arrays, notes
 
 
 def create_run(folder: Path, config: RunConfig, class_names: tuple[str, ...], split: Split) -> Run:
@@ -135,6 +247,8 @@ def open_run(folder: Path | str) -> Run:
     """Open an existing run folder. Raises RunError where it is none."""
     folder = Path(folder)
     try:
+        if not (folder / "config.yaml").exists():
+            raise FileNotFoundError(2, "missing", str(folder / "config.yaml"))
         names = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         split = Split.from_json(json.loads((folder / "split.json").read_text(encoding="utf-8")))
         return Run(folder, read_config(folder / "config.yaml"), tuple(names), split)
@@ -142,3 +256,38 @@ def open_run(folder: Path | str) -> Run:
         raise RunError(f"{folder}: not a run folder ({Path(fault.filename).name} is missing)") from None
     except (OSError, ValueError, TypeError, KeyError) as fault:
         raise RunError(f"{folder}: not a usable run folder: {fault}") from fault
+
+
+def replace_link(path: Path, name: Path) -> None:
+    """Let ``name`` stand for the file at ``path`` as well, whatever it stood for; a copy where there are no links."""
+    unfinished = name.with_name(f".{name.name}.part")
+    unfinished.unlink(missing_ok=True)
+    try:
+        os.link(path, unfinished)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, unfinished)
+    os.replace(unfinished, name)
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = []
+    for row in rows:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        lines.append(json.dumps(clean) + "\n")
+    with open(path, "ab") as file:
+        file.write("".join(lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every whole line and what it says. Raises RunError for one that says nothing."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.endswith("\n"):
+                rows.append((line, json.loads(line)))
+        except ValueError as fault:
+            raise RunError(f"{path}: line {number} is no row ({fault}); delete that line") from fault
+    return rows

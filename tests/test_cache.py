@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,6 +112,88 @@ def test_a_damaged_cache_is_built_anew(dataset, folder, harm):
     assert len(list(folder.glob("*.npy"))) == 1
 
 
+def flip(file: Path, at: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def test_a_bit_flipped_in_a_square_is_noticed_and_that_picture_alone_is_decoded_again(
+    dataset, folder, monkeypatch, caplog
+):
+    cache_pictures(dataset, SIDE, folder=folder)
+    pixels, size = next(folder.glob("*.npy")), 3 * SIDE * SIDE
+    head = pixels.stat().st_size - 48 * size
+    random = np.random.default_rng(5)
+    for row in (0, 47, *random.integers(48, size=6)):
+        flip(pixels, head + row * size + random.integers(size), random.integers(8))
+        names = decoded(monkeypatch)
+        assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+        assert names == [dataset.images[row].file_name]
+        assert f"{pixels.name}: 1 of 48 squares in the picture cache are damaged" in caplog.text
+        (pixels,) = folder.glob("*.npy")
+
+
+def test_damage_in_squares_that_are_stale_besides_is_not_carried_over(dataset, folder):
+    cache_pictures(dataset, SIDE, folder=folder)
+    flip(next(folder.glob("*.npy")), 128 + 3 * 3 * SIDE * SIDE, 7)
+    dataset.path(dataset.images[9]).write_bytes(dataset.path(dataset.images[30]).read_bytes())
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+
+
+def test_the_empty_square_of_a_left_out_picture_is_checked_too(dataset, folder, caplog):
+    dataset.path(dataset.images[2]).write_bytes(b"broken")
+    cache_pictures(dataset, SIDE, folder=folder)
+    cache_pictures(dataset, SIDE, folder=folder)
+    assert "damaged" not in caplog.text
+    flip(next(folder.glob("*.npy")), 128 + 2 * 3 * SIDE * SIDE, 0)
+    cache = cache_pictures(dataset, SIDE, folder=folder)
+    assert not cache.pixels[2].any() and cache.left_out == {dataset.images[2].id}
+    assert "1 of 48 squares" in caplog.text
+
+
+def test_squares_that_the_disk_does_not_give_back_are_decoded_anew(dataset, folder, monkeypatch):
+    cache_pictures(dataset, SIDE, folder=folder)
+
+    def failing(file, *arguments):
+        if str(file).endswith(".npy"):
+            raise OSError(5, "Input/output error")
+        return open(file, *arguments)
+
+    monkeypatch.setattr(room, "open", failing, raising=False)
+    names = decoded(monkeypatch)
+    assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+    assert len(names) == 48
+
+
+@pytest.mark.parametrize("pattern", ["*.npz", "*.npy"])
+def test_whatever_bit_is_flipped_in_the_notes_or_the_header_the_squares_are_right(dataset, folder, pattern):
+    cache_pictures(dataset, SIDE, folder=folder)
+    random = np.random.default_rng(7)
+    for _ in range(12):
+        file = next(folder.glob(pattern))
+        end = 128 if pattern == "*.npy" else file.stat().st_size
+        flip(file, random.integers(end), random.integers(8))
+        assert is_whole(cache_pictures(dataset, SIDE, folder=folder), dataset)
+        assert len(list(folder.glob("*.npy"))) == 1
+
+
+def test_a_picture_whose_file_is_gone_is_left_out_and_back_when_it_is(dataset, folder, monkeypatch):
+    cache_pictures(dataset, SIDE, folder=folder)
+    gone = dataset.path(dataset.images[4])
+    gone.rename(gone.with_suffix(".away"))
+    cache = cache_pictures(dataset, SIDE, folder=folder)
+    assert [(problem.image_id, problem.rule) for problem in cache.problems] == [
+        (dataset.images[4].id, "picture-unreadable")
+    ]
+    gone.with_suffix(".away").rename(gone)
+    names = decoded(monkeypatch)
+    cache = cache_pictures(dataset, SIDE, folder=folder)
+    assert not cache.problems and is_whole(cache, dataset)
+    assert names == [dataset.images[4].file_name]
+
+
 def test_an_unreadable_picture_is_left_out_and_reported(dataset, folder):
     broken = dataset.images[2]
     dataset.path(broken).write_bytes(b"broken")
@@ -170,7 +253,7 @@ def test_runs_that_want_the_same_cache_at_once_build_it_once(dataset, folder, mo
         thread.join(60)
     assert len(built) == 4 and all(is_whole(cache, dataset) for cache in built)
     assert len(names) == 48
-    assert "another run is filling" in caplog.text
+    assert "another run is filling or checking" in caplog.text
 
 
 HOLDER = """

@@ -17,7 +17,10 @@ from ena24ssd.detector import common_folder
 from ena24ssd.sources import read_source
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["check", "convert", "download", "evaluate", "explore", "predict", "split", "synth", "train"]
+VERBS = [
+    *("check", "convert", "curves", "doctor", "download", "evaluate", "explore", "predict", "runs", "split", "synth"),
+    "train",
+]
 SMALL = [
     *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.4]", "model.ratios=[1]"),
     *("split.kind=grouped", "split.train=0.5", "split.validation=0.2", "split.test=0.3", "train.epochs=1"),

@@ -41,7 +41,7 @@ def test_every_preset_is_valid_and_survives_being_written(preset, tmp_path):
         ("optim.name", "sgd"),
         ("optim.lr", 0.01),
         ("optim.momentum", 0),
-        ("train.batch_size", 8),
+        ("train.batch", 8),
         ("train.epochs", 50),
         ("train.drop_last", True),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as onp
@@ -18,7 +19,7 @@ from ena24ssd.data import Batch
 from ena24ssd.engine import EngineError, load_engine
 from ena24ssd.gluon.backbone import CustomConv
 from ena24ssd.gluon.devices import check_gpu, open_device
-from ena24ssd.gluon.losses import multibox_loss
+from ena24ssd.gluon.losses import multibox_loss, normalisers
 from ena24ssd.gluon.multibox import decode, match, mine
 from ena24ssd.gluon.ssd import Ena24SSD
 
@@ -233,7 +234,10 @@ def test_decoding_matched_offsets_gives_the_boxes_back():
 # -- loss -----------------------------------------------------------------------------------------------------------
 
 
-def numpy_loss(logits, offsets, targets, config: LossConfig) -> float:
+SPECIES = ["Bird", "Coyote", "Dog"]
+
+
+def numpy_loss(logits, offsets, targets, config: LossConfig, species_weights=(1, 1, 1)) -> float:
     """The loss from its definition, anchor by anchor, in float64."""
     classes = targets.anchor_classes.asnumpy().astype(int)
     logits, offsets = logits.astype("float64"), offsets.astype("float64")
@@ -247,6 +251,7 @@ def numpy_loss(logits, offsets, targets, config: LossConfig) -> float:
             negatives.sort(key=lambda a: background[a])
             negatives = negatives[: int(max(config.minimum_negatives, config.negatives_per_positive * (own > 0).sum()))]
         weights[row][negatives] = config.background_weight
+    weights *= onp.array([1, *species_weights])[classes]
     error = onp.abs(offsets - targets.box_offsets.asnumpy()) * targets.box_mask.asnumpy()
     if config.box_error == "smooth_l1":
         beta = config.smooth_l1_beta
@@ -271,17 +276,23 @@ def random_answers(seed=0):
     return random.normal(size=(3, count, 4)).astype("float32"), random.normal(size=(3, 4 * count)).astype("float32")
 
 
+@pytest.mark.parametrize("species_weights", [(1, 1, 1), (0.5, 2, 3)], ids=["species weigh the same", "species weigh"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_loss_and_its_gradient_equal_an_independent_numpy_reference(name):
+def test_the_loss_and_its_gradient_equal_an_independent_numpy_reference(name, species_weights):
     config, targets = LOSSES[name], match(ANCHORS, TRUTH, 0.5)
+    weigh = np.array(species_weights, dtype="float32") if species_weights != (1, 1, 1) else None
+
+    def numpy_loss(*answers):
+        return globals()["numpy_loss"](*answers[:2], targets, config, species_weights)
+
     answers = random_answers()
     arrays = [np.array(answer) for answer in answers]
     for array in arrays:
         array.attach_grad()
     with autograd.record():
-        loss = sum(multibox_loss(*arrays, targets, config))
+        loss = sum(multibox_loss(*arrays, targets, normalisers(targets, config), config, weigh))
     loss.backward()
-    assert float(loss) == pytest.approx(numpy_loss(*answers, targets, config), rel=1e-5)
+    assert float(loss) == pytest.approx(numpy_loss(*answers), rel=1e-5)
 
     positives = onp.flatnonzero(targets.anchor_classes.asnumpy() > 0)
     random = onp.random.default_rng(1)
@@ -293,9 +304,9 @@ def test_the_loss_and_its_gradient_equal_an_independent_numpy_reference(name):
             moved = [answer.astype("float64") for answer in answers]
             step = 1e-5
             moved[which].ravel()[place] += step
-            above = numpy_loss(*moved, targets, config)
+            above = numpy_loss(*moved)
             moved[which].ravel()[place] -= 2 * step
-            slope = (above - numpy_loss(*moved, targets, config)) / (2 * step)
+            slope = (above - numpy_loss(*moved)) / (2 * step)
             assert gradient[place] == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
@@ -306,7 +317,7 @@ def test_the_posts_loss_is_gluons_two_losses_weighted():
     mask = targets.box_mask
     class_loss = gluon.loss.SoftmaxCrossEntropyLoss()(logits, targets.anchor_classes, np.expand_dims(weights, -1))
     box_loss = gluon.loss.L1Loss()(offsets * mask, targets.box_offsets * mask, np.full(mask.shape, 2.0))
-    ours = multibox_loss(logits, offsets, targets, config)
+    ours = multibox_loss(logits, offsets, targets, normalisers(targets, config), config)
     assert float(ours[0]) == pytest.approx(float(class_loss.mean()), rel=1e-5)
     assert float(ours[1]) == pytest.approx(float(box_loss.mean()), rel=1e-5)
 
@@ -317,21 +328,22 @@ def test_the_posts_own_weighting_explodes_on_a_blank_picture_and_ours_does_not()
     untreated = npx.multibox_target(ANCHORS, blank, np.zeros((1, 2, ANCHORS.shape[1])))[2]
     weights = ((untreated != 0) * 900.0) + 1  # the post's, with its `!= 0`
     post = gluon.loss.SoftmaxCrossEntropyLoss()(logits, untreated, np.expand_dims(weights, -1)).mean()
-    ours = sum(multibox_loss(logits, offsets, match(ANCHORS, blank, 0.5), LOSSES["the post's"]))
+    targets, config = match(ANCHORS, blank, 0.5), LOSSES["the post's"]
+    ours = sum(multibox_loss(logits, offsets, targets, normalisers(targets, config), config))
     assert float(post) == pytest.approx(901 * float(ours), rel=1e-4)
 
 
 # -- engine ---------------------------------------------------------------------------------------------------------
 
 
-def small_engine(*overrides, classes=3):
-    return load_engine(read_config(None, ["device=cpu", "data.image_side=64", "model.width=0.05", *overrides]), classes)
+def small_engine(*overrides):
+    return load_engine(read_config(None, ["device=cpu", "data.image_side=64", "model.width=0.05", *overrides]), SPECIES)
 
 
 def a_batch(seed=0, pictures=4, side=64, blank=False):
     random = onp.random.default_rng(seed)
     truth = onp.full((pictures, 2, 5), -1, dtype=onp.float32)
-    if not blank:
+    if not blank and pictures:
         truth[:, 0] = [1, 0.2, 0.3, 0.6, 0.8]
         truth[0, 1] = [2, 0.5, 0.1, 0.9, 0.5]
     images = random.integers(0, 255, (pictures, side, side, 3), dtype=onp.uint8)
@@ -376,7 +388,7 @@ def test_measuring_changes_nothing():
 @pytest.mark.parametrize("preset", [None, BLOG])
 def test_a_batch_of_blanks_trains_with_a_finite_small_loss(preset):
     small = ["device=cpu", "data.image_side=64", "model.width=0.05"]
-    engine = load_engine(read_config(preset, small), 3)
+    engine = load_engine(read_config(preset, small), SPECIES)
     losses = [engine.train_step(a_batch(blank=True)).read().loss for _ in range(8)]
     assert all(onp.isfinite(losses))
     # mean cross-entropy of an untrained net is about log(4); mining looks at 8 of the hardest a picture, 4 pictures
@@ -391,7 +403,7 @@ def test_some_blanks_in_a_batch_do_not_explode_the_loss(preset):
     mixed.truth[2:] = -1
     losses = []
     for batch in (a_batch(), mixed):
-        losses.append(load_engine(read_config(preset, small), 3).train_step(batch).read().loss)
+        losses.append(load_engine(read_config(preset, small), SPECIES).train_step(batch).read().loss)
     assert losses[1] < 2.5 * losses[0]
 
 
@@ -444,8 +456,163 @@ def test_the_same_seed_gives_the_same_training():
     assert losses() == losses()
 
 
+# -- updates: shortened, in portions, on several devices, interrupted -------------------------------------------------
+
+
+def gradients_of(engine, batch):
+    engine.train_step(batch).read()
+    return engine.gradients()
+
+
+@pytest.mark.parametrize("loss", ["positives", "anchors"])
+@pytest.mark.parametrize(
+    "spread",
+    [["device=[cpu:0, cpu:1]"], ["train.accumulate=3"], ["device=[cpu:0, cpu:1]", "train.accumulate=2"]],
+    ids=["two devices", "three portions", "two devices, two portions each"],
+)
+@pytest.mark.parametrize("pictures", [5, 1], ids=["more pictures than parts", "fewer pictures than parts"])
+def test_a_batch_in_parts_gives_the_gradient_and_the_figures_of_the_whole(spread, pictures, loss):
+    choices = ("model.frozen_statistics=true", f"loss.normalise_by={loss}", "optim.clip_norm=null")
+    whole, parts = small_engine(*choices), small_engine(*choices, *spread)
+    assert parts.devices == (2 if "device" in spread[0] else 1)
+    for number in range(3):  # the weights stay together, too
+        batch = a_batch(number, pictures)
+        steps = whole.train_step(batch), parts.train_step(batch)
+        figures = [step.read().metrics() for step in steps]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-4, abs=1e-6)
+    ours, theirs = whole.gradients(), parts.gradients()
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        assert theirs[name] == pytest.approx(gradient, rel=1e-3, abs=1e-5 * max(1, abs(gradient).max())), name
+
+
+def test_a_device_can_be_named_only_once():
+    with pytest.raises(EngineError, match="named twice"):
+        small_engine("device=[cpu, cpu:0]")
+
+
+@pytest.mark.parametrize("longest, shortened", [(None, False), (1e6, False), (0.1, True)])
+def test_a_gradient_over_clip_norm_is_shortened_and_keeps_its_direction(longest, shortened):
+    free = gradients_of(small_engine("optim.clip_norm=null"), a_batch())
+    ours = gradients_of(small_engine(f"optim.clip_norm={longest or 'null'}"), a_batch())
+    length = onp.sqrt(sum((gradient**2).sum() for gradient in free.values()))
+    assert length > 0.2
+    for name, gradient in free.items():
+        assert ours[name] == pytest.approx(gradient * (0.1 / length if shortened else 1), rel=1e-4, abs=1e-7)
+
+
+def test_weights_of_species_given_by_name_reach_the_loss():
+    light, heavy = (small_engine(f"loss.species_weights={{Coyote: {weight}}}") for weight in (1, 4))
+    assert heavy.measure_step(a_batch()).read().class_loss > 1.5 * light.measure_step(a_batch()).read().class_loss
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["optim.name=adam"], ["optim.name=sgd"], ["optim.name=sgd", "optim.momentum=0"]],
+    ids=["adam", "sgd with momentum", "sgd without"],
+)
+@pytest.mark.parametrize("device", ["cpu", "[cpu:0, cpu:1]"])
+@pytest.mark.parametrize("before", [0, 3], ids=["before the first step", "after three steps"])
+def test_an_optimizer_that_is_taken_up_again_goes_on_bit_for_bit(choices, device, before):
+    engine, other = (small_engine(*choices, f"device={device}", f"seed={seed}") for seed in (0, 1))
+    for number in range(before):
+        engine.train_step(a_batch(number)).read()
+    other.load_weights(engine.weights())
+    other.load_optimizer_state(engine.optimizer_state())
+    for number in range(3, 6):
+        for each in (engine, other):
+            each.learning_rate = 0.01
+            each.train_step(a_batch(number)).read()
+    ours, theirs = engine.weights(), other.weights()
+    assert all(onp.array_equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = engine.optimizer_state(), other.optimizer_state()
+    assert ours.keys() == theirs.keys() and all(onp.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_memory_of_another_optimizer_is_refused():
+    adam, sgd = small_engine("optim.name=adam"), small_engine("optim.name=sgd")
+    adam.train_step(a_batch()).read()
+    sgd.train_step(a_batch()).read()
+    with pytest.raises(ValueError, match="another optimizer"):
+        small_engine("optim.name=sgd").load_optimizer_state(adam.optimizer_state())
+    with pytest.raises(ValueError, match="for this optimizer"):
+        small_engine("optim.name=adam").load_optimizer_state(sgd.optimizer_state())
+
+
+def test_a_worker_without_a_picture_takes_a_step_that_changes_nothing():
+    engine = small_engine("optim.name=sgd", "optim.weight_decay=0")
+    before = engine.weights()
+    sums = engine.train_step(a_batch(pictures=0)).read()
+    assert sums.pictures == 0 and sums.metrics()["log_loss"] == 0
+    assert all(onp.array_equal(before[name], after) for name, after in engine.weights().items())
+
+
+# -- what is no number ------------------------------------------------------------------------------------------------
+
+
+def with_weight(name, value, **others):
+    def spoil(engine):
+        weights = engine.weights()
+        for each, filling in {name: value, **others}.items():
+            weights[each] = onp.full_like(weights[each], filling)
+        engine.load_weights(weights)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (with_weight("bbox_predict.9.weight", onp.nan), "the loss became nan; .*the weights bbox_predict.9.weight"),
+        (with_weight("features.conv31.weight", 3e38), "the output of features.conv31"),
+        (with_weight("features.bn1.gamma", 3e38), "the output of features.bn1"),
+        (with_weight("bbox_predict.9.bias", 3e38), "the box loss"),
+    ],
+    ids=["a weight that is no number", "a convolution overflows", "a normalisation overflows", "the loss overflows"],
+)
+def test_what_is_not_finite_names_where_it_began(spoil, words):
+    engine = small_engine("model.frozen_statistics=true")
+    taken = engine.train_step(a_batch())
+    taken.read()
+    assert taken.fault() is None
+    spoil(engine)
+    taken = engine.train_step(a_batch(1))
+    engine.train_step(a_batch(2))  # the next step is already under way, and has moved the weights
+    taken.read()
+    assert re.search(words, taken.fault())
+
+
+def test_a_measured_loss_that_is_not_finite_names_where_it_began():
+    engine = small_engine()
+    with_weight("bbox_predict.9.weight", onp.nan)(engine)
+    taken = engine.measure_step(a_batch())
+    taken.read()
+    assert "the loss became nan; first not finite was the weights bbox_predict.9.weight" in taken.fault()
+
+
+@pytest.mark.parametrize(
+    "choice, spoil, words",
+    [
+        ("loss.box_weight=1", with_weight("features.conv34.weight", onp.nan), "the weights features.conv34.weight"),
+        (
+            "loss.box_weight=1e33",
+            with_weight("bbox_predict.7.gamma", 0, **{"bbox_predict.7.beta": 1e-30, "bbox_predict.9.weight": 3e8}),
+            "first not finite was the gradient of bbox_predict.7",
+        ),
+        ("loss.box_weight=1e33", lambda engine: None, "no layer by itself, but the sum"),
+    ],
+    ids=["ReLU makes 0 of what is no number", "a layer's gradient overflows", "the gradient's length overflows"],
+)
+def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is_finite(choice, spoil, words):
+    engine = small_engine("model.frozen_statistics=true", choice)
+    spoil(engine)
+    step = engine.train_step(a_batch())
+    assert onp.isfinite(step.read().loss)
+    assert re.search(f"norm became (inf|nan).*{words}", step.fault())
+
+
 def test_the_blogs_choices_take_a_full_width_step():
-    engine = load_engine(read_config(BLOG, ["device=cpu"]), 23)
+    engine = load_engine(read_config(BLOG, ["device=cpu"]), [f"species {label}" for label in range(23)])
     assert engine.learning_rate == 0.01
     batch = a_batch(pictures=8, side=200)
     before = engine.weights()

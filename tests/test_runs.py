@@ -32,20 +32,20 @@ def test_an_opened_run_is_the_one_that_was_made(run):
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(run):
-    run.save_checkpoint("best", Checkpoint(weights(), 7, 0.1 + 0.2))
+    run.keep_best(Checkpoint(weights(), 7, 0.1 + 0.2))
     kept = run.load_checkpoint("best")
     assert (kept.epoch, kept.score) == (7, 0.1 + 0.2)
     assert all(np.array_equal(kept.weights[name], array) for name, array in weights().items())
 
 
 def test_rows_are_kept_in_order_and_a_value_that_is_no_number_becomes_null(run):
-    run.add_row({"epoch": 0, "loss": 1.5})
-    run.add_row({"epoch": 1, "loss": math.inf})
+    run.add_rows({"epoch": 0, "loss": 1.5})
+    run.add_rows({"epoch": 1, "loss": math.inf})
     assert run.rows() == [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": None}]
 
 
 def test_a_row_that_a_crash_cut_short_is_no_row(run):
-    run.add_row({"epoch": 0})
+    run.add_rows({"epoch": 0})
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 1, "lo')
     assert run.rows() == [{"epoch": 0}]
@@ -74,7 +74,7 @@ def test_a_damaged_part_is_named(run, part, content):
 
 @pytest.mark.parametrize("damage", ["absent", "cut short", "not safetensors", "other species"])
 def test_a_checkpoint_that_cannot_be_used_says_why(run, damage, tmp_path):
-    run.save_checkpoint("best", Checkpoint(weights(), 0, None))
+    run.keep_best(Checkpoint(weights(), 0, None))
     path = run.checkpoint_file("best")
     if damage == "absent":
         path.unlink()
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(run, damage, tmp_path):
         path.write_bytes(b"\xff" * 100)
     else:
         other = create_run(tmp_path / "other", RunConfig(), ("Dog",), SPLIT)
-        other.save_checkpoint("best", Checkpoint(weights(), 0, None))
+        other.keep_best(Checkpoint(weights(), 0, None))
         path.write_bytes(other.checkpoint_file("best").read_bytes())
     with pytest.raises(RunError, match=r"best\.safetensors"):
         run.load_checkpoint("best")

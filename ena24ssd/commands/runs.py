@@ -1,4 +1,4 @@
-"""What can be done with a run from the command line: make one, measure it, use it?
+"""What can be done with runs from the command line: make one, go on with it, measure, compare, draw, use it?
 
 Each verb is a function that adds its options, and one that calls the package and prints what came of it.
 """
@@ -7,26 +7,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ena24ssd.commands.choices import choose_config, preset_of
-from ena24ssd.config import change_config
+from ena24ssd.config import ConfigError, change_config
 from ena24ssd.files import replace_file
+from ena24ssd.splits import SIDES
 
 
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add every verb of this module by ``add(name, function, help)``, which returns the verb's parser."""
-    door = add("train", _train, "Train a detector into a new run folder.")
+    door = add("train", _train, "Train a detector into a new run folder, or go on with an interrupted run.")
     door.add_argument("choices", nargs="*", metavar="CONFIG.yaml | section.field=value", help="preset and overrides")
+    door.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, as if it had never stopped")
     door.add_argument("--data", type=Path, help="dataset folder or json (data.path)")
     door.add_argument("--out", type=Path, help="run folder to make (default: runs/<preset>-<time>)")
     door.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
+    door = add("runs", _runs, "Compare the runs in a folder: which is best, and how do they differ?")
+    door.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="where they are (%(default)s)")
+    door.add_argument("--json", metavar="FILE", help="write the comparison to this file as json; -: print it as json")
+
+    door = add("curves", _curves, "Draw how training went, for one run or up to twelve.")
+    door.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    door.add_argument(
+        "--out", type=Path, default=Path("curves.png"), help="picture to make, .png or .svg (%(default)s)"
+    )
+    door.add_argument("--splits", nargs="+", choices=SIDES, default=SIDES, help="splits to draw (default: all)")
+
     door = add("evaluate", _evaluate, "Measure a run's checkpoint on a split.")
     door.add_argument("run", type=Path)
-    door.add_argument("--split", choices=("train", "validation", "test"), help="default: test, else validation")
+    door.add_argument("--split", choices=SIDES, help="default: test, else validation")
     door.add_argument("--data", type=Path, help="where the dataset lies now, if it moved")
     door.add_argument("--sheet", type=Path, help="picture file to draw detections beside the truth into")
     door.add_argument("--json", type=Path, help="file to write the figures to")
@@ -50,22 +64,60 @@ def _add_model_options(door: argparse.ArgumentParser) -> None:
 def _train(choice: argparse.Namespace) -> int:
     from ena24ssd.evaluation import closing_split
     from ena24ssd.tables import figure_table, post_table
-    from ena24ssd.training import train
+    from ena24ssd.training import resume, train
 
-    config, preset = choose_config(choice.choices), preset_of(choice.choices)
-    if choice.data is not None:
-        config = change_config(config, {"data.path": choice.data})
-    name = Path(preset).stem if preset else "default"
-    folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}")
-    run = train(config, folder, quiet=choice.quiet)
+    if choice.resume is not None:
+        run = resume(choice.resume, _changes(choice), quiet=choice.quiet)
+    else:
+        config, preset = choose_config(choice.choices), preset_of(choice.choices)
+        if choice.data is not None:
+            config = change_config(config, {"data.path": choice.data})
+        name = Path(preset).stem if preset else "default"
+        folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}", flush=True)
+        run = train(config, folder, quiet=choice.quiet)
     closing = [row for row in run.rows() if row.get("closing")]
+    if not closing:  # this was one of several workers; another has the figures
+        return 0
     metrics = {row["split"]: row for row in closing}
     how = "the best on validation" if run.split.validation else "the last; there is no validation split"
     print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
     print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
     print(figure_table(metrics))
     print(f"detections beside the truth: {run.sheet_file}")
+    return 0
+
+
+def _changes(choice: argparse.Namespace) -> list[str]:
+    """What a resumed run shall do otherwise. Raises ConfigError for what it cannot."""
+    if preset_of(choice.choices) is not None or choice.out is not None:
+        raise ConfigError(
+            f"--resume {choice.resume}: a run goes on with its own config, in its own folder; leave out the preset and "
+            "--out, and give changes as section.field=value"
+        )
+    return [*choice.choices, *([f"data.path={choice.data}"] if choice.data is not None else [])]
+
+
+def _runs(choice: argparse.Namespace) -> int:
+    from ena24ssd.comparison import compare_runs, comparison_records, comparison_table
+
+    found = compare_runs(choice.folder)
+    written = json.dumps(comparison_records(found), indent=1)
+    if choice.json == "-":
+        print(written)
+    else:
+        print(comparison_table(found, max(80, shutil.get_terminal_size((120, 24)).columns)))
+        if choice.json is not None:
+            replace_file(Path(choice.json), written)
+    return 0
+
+
+def _curves(choice: argparse.Namespace) -> int:
+    from ena24ssd.curves import draw_curves
+    from ena24ssd.runs import open_run
+
+    draw_curves([open_run(folder) for folder in choice.runs], choice.out, choice.splits)
+    print(f"wrote {choice.out}")
     return 0
 
 

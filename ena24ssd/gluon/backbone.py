@@ -15,9 +15,12 @@ def channels(count: int, width: float) -> int:
 
 
 class CustomConv(nn.HybridBlock):
-    """The post's backbone, attribute by attribute; ``width`` scales every channel count."""
+    """The post's backbone, attribute by attribute; ``width`` scales every channel count.
 
-    def __init__(self, width: float = 1.0):
+    ``frozen_statistics``: BatchNorm uses its running statistics in training too, and leaves them as they are.
+    """
+
+    def __init__(self, width: float = 1.0, frozen_statistics: bool = False):
         super().__init__()
         self.conv31 = nn.Conv2D(channels(200, width), 3, padding=1)
         self.conv51 = nn.Conv2D(channels(100, width), 5, padding=2)
@@ -27,14 +30,14 @@ class CustomConv(nn.HybridBlock):
         self.conv33 = nn.Conv2D(channels(400, width), 3, padding=1, strides=2)
         self.conv34 = nn.Conv2D(channels(450, width), 3, padding=1, strides=2)
         self.conv35 = nn.Conv2D(channels(500, width), 3, padding=1, strides=2)
-        self.bn1 = nn.BatchNorm()
-        self.bn2 = nn.BatchNorm()
-        self.bn3 = nn.BatchNorm()
-        self.bn4 = nn.BatchNorm()
-        self.bn5 = nn.BatchNorm()
-        self.bn6 = nn.BatchNorm()
-        self.bn7 = nn.BatchNorm()
-        self.bn8 = nn.BatchNorm()
+        self.bn1 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn2 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn3 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn4 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn5 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn6 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn7 = nn.BatchNorm(use_global_stats=frozen_statistics)
+        self.bn8 = nn.BatchNorm(use_global_stats=frozen_statistics)
 
     def hybrid_forward(self, F, x):
         y = F.npx.activation(self.bn1(self.conv31(x)), act_type="relu")

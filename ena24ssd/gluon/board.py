@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from mxboard import SummaryWriter
+from mxboard import SummaryWriter, event_file_writer
 from mxnet.gluon import HybridBlock
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
+
+Writing = event_file_writer._EventLoggerThread
+
+
+class PersistentWriting(Writing):
+    """mxboard's writing thread, but a full disk does not end it: whoever flushes would then wait for it for ever."""
+
+    fault: OSError | None = None
+
+    def run(self) -> None:
+        while True:
+            try:
+                return super().run()
+            except OSError as fault:
+                self.fault = fault
+
+
+event_file_writer._EventLoggerThread = PersistentWriting
+
+
+@contextmanager
+def _telling_of_files() -> Iterator[None]:
+    """mxboard says ValueError where it cannot open a file."""
+    try:
+        yield
+    except ValueError as fault:
+        raise OSError(str(fault)) from fault
 
 
 class MxBoard:
@@ -14,10 +51,20 @@ class MxBoard:
 
     def __init__(self, folder: Path, net: HybridBlock):
         self._net = net
-        self._writer = SummaryWriter(logdir=str(folder), flush_secs=10, verbose=False)
+        # mxboard names its files by the second; a run resumed within one must not overwrite those it had.
+        suffix = f".{os.getpid()}.{secrets.token_hex(4)}"
+        # Without a limit to its queue (0), nothing here waits for the disk but `flush`.
+        options = {"flush_secs": 10, "verbose": False, "filename_suffix": suffix, "max_queue": 0}
+        with _telling_of_files():
+            self._writer = SummaryWriter(logdir=str(folder), **options)
 
     def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
-        self._writer.add_scalar(tag, values, global_step=step)
+        with _telling_of_files():
+            self._writer.add_scalar(tag, values, global_step=step)
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        # mxboard replaces the same letters, and warns of it every time
+        self._writer.add_scalar(re.sub(r"[^-/\w.]", "_", tag), value, global_step=step)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         self._writer.add_histogram(tag, values, global_step=step, bins=50)
@@ -26,11 +73,27 @@ class MxBoard:
         # mxboard wants channels first, floats in [0, 1] or bytes
         self._writer.add_image(tag, np.ascontiguousarray(pixels.transpose(2, 0, 1)), global_step=step)
 
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        # mxboard's own add_text writes fields that protobuf no longer takes
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=shape)
+        metadata = create_summary_metadata(display_name=tag, description="")
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+        self._writer._file_writer.add_summary(summary, step)
+
     def graph(self) -> None:
         self._writer.add_graph(self._net)
 
     def flush(self) -> None:
-        self._writer.flush()
+        for file_writer in list(self._writer._all_writers.values()):
+            file_writer.flush()
+            if fault := file_writer._event_writer._worker.fault:
+                raise fault
 
     def close(self) -> None:
-        self._writer.close()
+        for file_writer in self._writer._all_writers.values():
+            try:
+                file_writer.close()
+            except OSError:  # flush has said so; now nothing shall try again when the interpreter ends
+                file_writer._event_writer._ev_writer._recordio_writer._writer = None
+        self._writer._all_writers.clear()

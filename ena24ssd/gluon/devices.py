@@ -7,6 +7,7 @@ do a real operation before a run starts on it.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import mxnet
 from mxnet import np
@@ -16,13 +17,22 @@ from ena24ssd.engine import EngineError
 CPU_HINT = "or set device=cpu"
 
 
+def open_devices(names: str | Sequence[str]) -> list[mxnet.Context]:
+    """The MXNet contexts of one or several of the names that `open_device` takes. Raises EngineError."""
+    contexts = [open_device(name) for name in ([names] if isinstance(names, str) else names)]
+    for context in contexts:
+        if contexts.count(context) > 1:
+            raise EngineError(f"device {list(names)}: {context} is named twice; name each device once")
+    return contexts
+
+
 def open_device(name: str) -> mxnet.Context:
-    """The MXNet context of ``cpu``, ``gpu``, ``gpu:N`` or ``auto`` (the first GPU if it works, else the CPU).
+    """The MXNet context of ``cpu``, ``cpu:N``, ``gpu``, ``gpu:N`` or ``auto``: the first GPU if it works, else the CPU.
 
     Raises EngineError with one sentence that says what to install or change.
     """
-    if name == "cpu":
-        return mxnet.cpu()
+    if name.startswith("cpu"):  # cpu:1 is the same processor with memory of its own: a second device to try things on
+        return mxnet.cpu(int(name.partition(":")[2] or 0))
     index = int(name.partition(":")[2] or 0)
     fault = check_gpu(index)
     if fault is None:

@@ -2,88 +2,156 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import mxnet
 import numpy
-from mxnet import autograd, gluon, np, npx
+from mxnet import autograd, np, npx
 
 from ena24ssd.config import RunConfig
 from ena24ssd.data import Batch
+from ena24ssd.engine import EngineError
 from ena24ssd.gluon.board import MxBoard
-from ena24ssd.gluon.devices import open_device
-from ena24ssd.gluon.losses import multibox_loss
+from ena24ssd.gluon.cluster import join_cluster
+from ena24ssd.gluon.devices import open_devices
+from ena24ssd.gluon.faults import find_fault
+from ena24ssd.gluon.losses import multibox_loss, normalisers
 from ena24ssd.gluon.multibox import Targets, decode, match
 from ena24ssd.gluon.ssd import Ena24SSD
+from ena24ssd.gluon.update import Update
+from ena24ssd.memory import peak_memory
 from ena24ssd.metrics import AnchorSums
 
 
 class GluonStep:
     """A step's sums, still on the device; `read` is the only place of a step that waits for it."""
 
-    def __init__(self, sums: np.ndarray, rows: np.ndarray | None = None):
-        self._sums, self._rows = sums, rows
+    def __init__(self, engine: GluonEngine, batch: Batch, sums: Sequence[np.ndarray]):
+        self._engine, self._batch, self._sums = engine, batch, sums
 
     def read(self) -> AnchorSums:
-        return AnchorSums.from_vector(self._sums.asnumpy())
+        with self._engine.awaiting():
+            vectors = [sums.asnumpy() for sums in self._sums]
+        self._read = AnchorSums.from_vector(numpy.sum(vectors, axis=0, dtype=numpy.float64))
+        return self._read
+
+    def fault(self) -> str | None:
+        if numpy.isfinite(self._read.loss):
+            return None
+        return f"the loss became {self._read.loss}; first not finite was {self._engine.find_fault(self._batch)}"
+
+
+class GluonMeasuredStep(GluonStep):
+    """A step that has only looked."""
+
+    def __init__(self, engine: GluonEngine, batch: Batch, sums: np.ndarray, rows: np.ndarray):
+        super().__init__(engine, batch, [sums])
+        self._rows = rows
 
     def rows(self) -> numpy.ndarray:
         return self._rows.asnumpy()
 
 
+class GluonTrainedStep(GluonStep):
+    """A step that has moved the weights; it holds on to those from before until it has been read."""
+
+    def __init__(
+        self,
+        engine: GluonEngine,
+        batch: Batch,
+        sums: Sequence[np.ndarray],
+        norm: np.ndarray,
+        before: Mapping[str, np.ndarray],
+    ):
+        super().__init__(engine, batch, sums)
+        self._norm, self._before = norm, before
+
+    def fault(self) -> str | None:
+        norm = float(self._norm.asnumpy())
+        if numpy.isfinite(self._read.loss) and numpy.isfinite(norm):
+            return None
+        self._engine.put_back(self._before)
+        fault = super().fault()
+        return (
+            fault or f"the gradient's norm became {norm}; first not finite was {self._engine.find_fault(self._batch)}"
+        )
+
+
 class GluonEngine:
     """`ena24ssd.engine.Engine` on MXNet: the reference the others are held against."""
 
-    def __init__(self, config: RunConfig, class_count: int):
+    def __init__(self, config: RunConfig, class_names: Sequence[str]):
         mxnet.npx.set_np()  # MXNet keeps this setting per thread, and this may be another than the importing one
-        self._config, self._classes = config, class_count
-        self._context = open_device(config.device)
-        self.device = str(self._context)
+        self._config, self._classes = config, len(class_names)
+        self._contexts = open_devices(config.device)
+        self._context = self._contexts[0]  # that measures and detects
+        self.device, self.devices = ", ".join(map(str, self._contexts)), len(self._contexts)
         mxnet.random.seed(config.seed)
-        self.net = Ena24SSD(class_count, config.model)
-        self.net.initialize(ctx=self._context)
+        self.net = Ena24SSD(self._classes, config.model)
+        self.net.initialize(ctx=self._contexts)
         self.net.hybridize(static_alloc=True, static_shape=True)
         side = config.data.image_side
         blank = numpy.zeros((1, side, side, 3), dtype=numpy.uint8)
-        self.net(self._normalise(blank))  # shapes become known: parameters get their values
-        optim = config.optim
-        options = {"learning_rate": optim.lr, "wd": optim.weight_decay}
-        if optim.name == "sgd":
-            options["momentum"] = optim.momentum
-        self._trainer = gluon.Trainer(self.net.collect_params(), optim.name, options, kvstore=None)
+        for context in self._contexts:  # shapes become known: parameters get their values
+            anchors, *_ = self.net(self._normalise(blank, context))
+        self._anchors = anchors.as_in_ctx(self._context)  # (1, N, 4): of the feature map's size alone
+        self._species_weights = _weights_of(class_names, config)
+        if config.train.accumulate > 1:
+            for parameter in self._learnt().values():
+                parameter.grad_req = "add"
+        self._cluster = join_cluster() if config.kvstore else None
+        self.rank = self._cluster.rank if self._cluster else 0
+        self.workers = self._cluster.workers if self._cluster else 1
+        kvstore = "device" if self._context.device_type == "gpu" else "local"
+        self._update = Update(self._parameters(), config.optim, self._cluster.kvstore if self._cluster else kvstore)
 
     @property
     def learning_rate(self) -> float:
-        return self._trainer.learning_rate
+        return self._update.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        self._trainer.set_learning_rate(rate)
+        self._update.learning_rate = rate
 
     def train_step(self, batch: Batch) -> GluonStep:
-        images, truth = self._normalise(batch.images), np.array(batch.truth, ctx=self._context)
-        with autograd.record():
-            anchors, logits, offsets = self.net(images)
-            with autograd.pause():
-                targets = match(anchors, truth, self._config.loss.overlap)
-            class_loss, box_loss = multibox_loss(logits, offsets, targets, self._config.loss)
-            loss = class_loss + box_loss
-        loss.backward()
-        self._trainer.step(1)  # the loss is already a mean
-        return GluonStep(self._sums(logits, offsets, targets, class_loss, box_loss))
+        before = {name: parameter.data(self._context).copy() for name, parameter in self._parameters().items()}
+        whole, counts = self._match(batch)
+        if self._cluster:
+            counts = self._cluster.add_up(counts)
+        if self._config.train.accumulate > 1:
+            for parameter in self._learnt().values():
+                for gradient in parameter.list_grad():
+                    gradient[:] = 0
+        sums, idle = [np.zeros((AnchorSums.size(self._classes),))], set(self._contexts)
+        for context, images, targets in self._portions(batch, whole):
+            here = counts.as_in_ctx(context)
+            with autograd.record():
+                _, logits, offsets = self.net(self._normalise(images, context))
+                losses = multibox_loss(logits, offsets, targets, here[:2], self._config.loss, self._weigh(context))
+                loss = losses[0] + losses[1]
+            loss.backward()
+            sums.append(self._sums(logits, offsets, targets, here, *losses))
+            idle.discard(context)
+        self._settle(idle)
+        norm = self._update.step()
+        return GluonTrainedStep(self, batch, sums, norm, before)
 
-    def measure_step(self, batch: Batch) -> GluonStep:
-        anchors, logits, offsets = self.net(self._normalise(batch.images))
-        targets = match(anchors, np.array(batch.truth, ctx=self._context), self._config.loss.overlap)
-        losses = multibox_loss(logits, offsets, targets, self._config.loss)
-        sums = self._sums(logits, offsets, targets, *losses)
-        return GluonStep(sums, decode(anchors, logits, offsets, self._config.evaluation))
+    def measure_step(self, batch: Batch) -> GluonMeasuredStep:
+        anchors, logits, offsets = self.net(self._normalise(batch.images, self._context))
+        targets, counts = self._match(batch)
+        weights = self._weigh(self._context)
+        losses = multibox_loss(logits, offsets, targets, counts[:2], self._config.loss, weights)
+        sums = self._sums(logits, offsets, targets, counts, *losses)
+        return GluonMeasuredStep(self, batch, sums, decode(anchors, logits, offsets, self._config.evaluation))
 
     def detect(self, images: numpy.ndarray) -> numpy.ndarray:
-        return decode(*self.net(self._normalise(images)), self._config.evaluation).asnumpy()
+        return decode(*self.net(self._normalise(images, self._context)), self._config.evaluation).asnumpy()
 
     def weights(self) -> dict[str, numpy.ndarray]:
-        return {name: parameter.data().asnumpy() for name, parameter in self._parameters().items()}
+        return {name: parameter.data(self._context).asnumpy() for name, parameter in self._parameters().items()}
 
     def load_weights(self, weights: dict[str, numpy.ndarray]) -> None:
         parameters = self._parameters()
@@ -100,19 +168,109 @@ class GluonEngine:
         for name, parameter in parameters.items():
             parameter.set_data(np.array(weights[name]))
 
+    def gradients(self) -> dict[str, numpy.ndarray]:
+        return self._update.gradients()
+
+    def optimizer_state(self) -> dict[str, numpy.ndarray]:
+        return self._update.state()
+
+    def load_optimizer_state(self, state: dict[str, numpy.ndarray]) -> None:
+        self._update.load(state)
+
+    def agree(self, values: numpy.ndarray) -> numpy.ndarray:
+        return self._cluster.agree(values) if self._cluster else values
+
+    def awaiting(self) -> AbstractContextManager:
+        """Around a wait for what depends on other workers: it ends some time after one of them fell silent."""
+        return self._cluster.awaiting() if self._cluster else nullcontext()
+
+    def close(self) -> None:
+        if self._cluster:
+            self._cluster.close()
+
+    def peak_memory(self) -> int:
+        if self._context.device_type == "cpu":
+            return peak_memory()
+        used = 0
+        for context in self._contexts:  # MXNet gives nothing back to the device: what is in use is the most there was
+            free, total = mxnet.context.gpu_memory_info(context.device_id)
+            used += total - free
+        return used
+
     def open_board(self, folder: Path) -> MxBoard:
         return MxBoard(folder, self.net)
 
-    def _parameters(self) -> dict[str, gluon.Parameter]:
+    def put_back(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Set weights that are on the device already."""
+        for name, parameter in self._parameters().items():
+            parameter.set_data(weights[name])
+
+    def find_fault(self, batch: Batch) -> str:
+        """The layer that was the first to give something that is no number, with the weights as they are."""
+        if not len(batch.images):
+            return "a layer on another worker"
+        whole, counts = self._match(batch)
+        for _, images, targets in self._portions(batch, whole):
+            images, targets = self._normalise(images, self._context), _on(targets, self._context)
+
+            def forward(images=images, targets=targets):
+                _, logits, offsets = self.net(images)
+                parts = multibox_loss(
+                    logits, offsets, targets, counts[:2], self._config.loss, self._weigh(self._context)
+                )
+                return parts[0] + parts[1], {"class loss": parts[0], "box loss": parts[1]}
+
+            if fault := find_fault(self.net, forward):
+                return fault
+        return "no layer by itself, but the sum over all layers, devices or workers"
+
+    def _parameters(self) -> dict[str, mxnet.gluon.Parameter]:
         # collect_params() would number the layers of every model this process ever made
         return self.net._collect_params_with_prefix()
 
-    def _normalise(self, images: numpy.ndarray) -> np.ndarray:
+    def _learnt(self) -> dict[str, mxnet.gluon.Parameter]:
+        return {name: parameter for name, parameter in self._parameters().items() if parameter.grad_req != "null"}
+
+    def _normalise(self, images: numpy.ndarray, context: mxnet.Context) -> np.ndarray:
         """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 on the device; the bytes travel, not the floats."""
-        pixels = npx.image.to_tensor(np.array(images, dtype="uint8", ctx=self._context))
+        pixels = npx.image.to_tensor(np.array(images, dtype="uint8", ctx=context))
         return npx.image.normalize(pixels, mean=self._config.data.mean, std=self._config.data.std)
 
-    def _sums(self, logits, offsets, targets: Targets, class_loss, box_loss) -> np.ndarray:
+    def _match(self, batch: Batch) -> tuple[Targets | None, np.ndarray]:
+        """The targets of a batch, and what its sums are divided by: the loss's `normalisers` and the pictures, (3,)."""
+        if not len(batch.images):
+            return None, np.zeros((3,), ctx=self._context)
+        targets = match(self._anchors, np.array(batch.truth, ctx=self._context), self._config.loss.overlap)
+        pictures = np.full((1,), float(len(batch.images)), ctx=self._context)
+        return targets, np.concatenate([normalisers(targets, self._config.loss), pictures])
+
+    def _portions(
+        self, batch: Batch, targets: Targets | None
+    ) -> Iterator[tuple[mxnet.Context, numpy.ndarray, Targets]]:
+        """A batch spread over the devices, in the configured number of rounds; parts without a picture are left out."""
+        parts = len(self._contexts) * self._config.train.accumulate
+        if parts == 1:
+            if len(batch.images):
+                yield self._context, batch.images, targets
+            return
+        bounds = [len(batch.images) * part // parts for part in range(parts + 1)]
+        for part, (start, end) in enumerate(pairwise(bounds)):
+            context = self._contexts[part % len(self._contexts)]
+            if start < end:
+                yield context, batch.images[start:end], _on(Targets(*(each[start:end] for each in targets)), context)
+
+    def _settle(self, idle: set[mxnet.Context]) -> None:
+        """Let devices that got no picture of a batch take part in its update all the same."""
+        for parameter in self._learnt().values() if idle else ():
+            for context in idle:
+                parameter.grad(context)[:] = 0
+                parameter.data(context)._fresh_grad = True
+
+    def _weigh(self, context: mxnet.Context) -> np.ndarray | None:
+        weights = self._species_weights
+        return None if weights is None else np.array(weights, ctx=context)
+
+    def _sums(self, logits, offsets, targets: Targets, counts: np.ndarray, class_loss, box_loss) -> np.ndarray:
         """The fields of AnchorSums in one vector, so that reading a step is one transfer."""
         truth = targets.anchor_classes
         answer = np.argmax(logits, axis=-1).astype("float32")  # (B, N)
@@ -120,7 +278,7 @@ class GluonEngine:
         positive = truth > 0
         pictures = float(truth.shape[0])
         scalars = [
-            *(np.full((1,), pictures, ctx=truth.ctx), class_loss * pictures, box_loss * pictures),
+            *(np.full((1,), pictures, ctx=truth.ctx), class_loss * counts[2], box_loss * counts[2]),
             *(np.full((1,), float(truth.size), ctx=truth.ctx), right.sum(), (truth == 0).sum()),
             *(positive.sum(), (right * positive).sum(), np.full((1,), float(offsets.size), ctx=truth.ctx)),
             (np.abs(offsets - targets.box_offsets) * targets.box_mask).sum(),
@@ -130,3 +288,17 @@ class GluonEngine:
         both = (guessed * actual).sum(axis=1)
         counts = [both, guessed.sum(axis=1) - both, actual.sum(axis=1) - both]
         return np.concatenate([part.astype("float32").reshape(-1) for part in (*scalars, *counts)])
+
+
+def _on(targets: Targets, context: mxnet.Context) -> Targets:
+    return Targets(*(each.as_in_ctx(context) for each in targets))
+
+
+def _weights_of(class_names: Sequence[str], config: RunConfig) -> numpy.ndarray | None:
+    """The weight of every species by name, (C,); None where all weigh the same."""
+    choice = config.loss.species_weights
+    if isinstance(choice, str):
+        if choice != "equal":  # it is a matter of the training pictures, which training knows
+            raise EngineError(f"loss.species_weights '{choice}' is for training to work out; give weights by name")
+        return None
+    return numpy.array([choice.get(name, 1.0) for name in class_names], dtype=numpy.float32)

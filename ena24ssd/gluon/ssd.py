@@ -31,15 +31,18 @@ class Ena24SSD(nn.HybridBlock):
         self.class_predict = nn.HybridSequential()
         self.bbox_predict = nn.HybridSequential()
         self.class_predict.add(nn.Conv2D(self.num_anchors * (classes + 1), 3, padding=1))
+        frozen = config.frozen_statistics
         for count in (380, 220, 120):
             self.bbox_predict.add(
-                nn.Conv2D(channels(count, config.width), 3, padding=1), nn.BatchNorm(), nn.Activation("relu")
+                nn.Conv2D(channels(count, config.width), 3, padding=1),
+                nn.BatchNorm(use_global_stats=frozen),
+                nn.Activation("relu"),
             )
         self.bbox_predict.add(nn.Conv2D(self.num_anchors * 4, 3, padding=1))
         if config.output_batchnorm:
-            self.class_predict.add(nn.BatchNorm())
-            self.bbox_predict.add(nn.BatchNorm())
-        self.features = CustomConv(config.width)
+            self.class_predict.add(nn.BatchNorm(use_global_stats=frozen))
+            self.bbox_predict.add(nn.BatchNorm(use_global_stats=frozen))
+        self.features = CustomConv(config.width, frozen)
 
     def hybrid_forward(self, F, x):
         feature = self.features(x)

@@ -1,0 +1,97 @@
+"""How do gradients move the weights?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy
+from mxnet import gluon, nd, np
+from mxnet.gluon.utils import clip_global_norm
+from mxnet.kvstore import KVStore
+
+from ena24ssd.config import OptimConfig
+
+UPDATES = "updates"  # how often the optimizer has moved the weights; Adam corrects its means by it
+
+
+class Update:
+    """Adds up the gradients of all devices and workers, shortens them, and lets the optimizer move the weights.
+
+    Every device moves its own copy of the weights by the same gradient. Parameters: ``parameters`` by structural name,
+    initialised; ``kvstore`` is what adds gradients up, None on a single device.
+    """
+
+    def __init__(self, parameters: Mapping[str, gluon.Parameter], config: OptimConfig, kvstore: KVStore | str | None):
+        self._learnt = {name: parameter for name, parameter in parameters.items() if parameter.grad_req != "null"}
+        self._longest = config.clip_norm
+        options = {"learning_rate": config.lr, "wd": config.weight_decay}
+        if config.name == "sgd":
+            options["momentum"] = config.momentum
+        # A list, because the names in a dict carry process-wide counters, and the order they sort in would change.
+        learnt = list(self._learnt.values())
+        self._trainer = gluon.Trainer(learnt, config.name, options, kvstore=kvstore, update_on_kvstore=False)
+
+    @property
+    def learning_rate(self) -> float:
+        return self._trainer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._trainer.set_learning_rate(rate)
+
+    def step(self) -> np.ndarray:
+        """Move the weights by the gradients there are. Returns the norm they had, (1,), still on the device."""
+        self._trainer.allreduce_grads()
+        gradients = [parameter.list_grad() for parameter in self._learnt.values()]
+        norms = []
+        for copies in zip(*gradients):  # of one device
+            classic = [gradient.as_nd_ndarray() for gradient in copies]
+            if self._longest is None:
+                norms.append(nd.sqrt(nd.sum(nd.multi_sum_sq(*classic, num_arrays=len(classic)))))
+            else:
+                norms.append(clip_global_norm(classic, self._longest, check_isfinite=False))
+        self._trainer.update(1)  # the gradient is already that of a mean
+        return norms[0].as_np_ndarray()
+
+    def gradients(self) -> dict[str, numpy.ndarray]:
+        return {name: parameter.list_grad()[0].asnumpy() for name, parameter in self._learnt.items()}
+
+    def state(self) -> dict[str, numpy.ndarray]:
+        """What the optimizer remembers of each weight, as ``<name>/<number>``, and the number of updates."""
+        kept = {UPDATES: numpy.array(self._trainer.optimizer.num_update, dtype=numpy.int64)}
+        states = self._trainer._updaters[0].states  # every device has the same
+        for index, name in enumerate(self._learnt):
+            for number, array in enumerate(_parts(states.get(index))):
+                kept[f"{name}/{number}"] = array.asnumpy()
+        return kept
+
+    def load(self, state: Mapping[str, numpy.ndarray]) -> None:
+        """The inverse of `state`, before the first step. Raises ValueError for the state of another optimizer."""
+        known, optimizer = dict(state), self._trainer.optimizer
+        count = int(known.pop(UPDATES, 0))
+        for device, updater in enumerate(self._trainer._updaters):
+            for index, (name, parameter) in enumerate(self._learnt.items()) if count else ():
+                weight = parameter.list_data()[device].as_nd_ndarray()
+                updater.states[index] = optimizer.create_state_multi_precision(index, weight)
+                updater.states_synced[index] = True
+                for number, array in enumerate(_parts(updater.states[index])):
+                    kept = known.get(f"{name}/{number}")
+                    if kept is None or kept.shape != array.shape:
+                        raise ValueError(
+                            f"the state has no {name}/{number} of shape {array.shape} for this optimizer; "
+                            "go on with the optimizer it was kept from"
+                        )
+                    array[:] = kept
+        foreign = known.keys() - self.state().keys() if count else known.keys()
+        if foreign:
+            raise ValueError(
+                f"the state of another optimizer: unknown {min(foreign)}; go on with the one it was kept from"
+            )
+        optimizer.begin_num_update = optimizer.num_update = count
+
+
+def _parts(state) -> tuple:
+    """An optimizer remembers nothing, an array or several of a weight."""
+    if state is None:
+        return ()
+    return tuple(state) if isinstance(state, (tuple, list)) else (state,)

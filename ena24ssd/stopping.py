@@ -1,0 +1,60 @@
+"""Has somebody asked for an end?
+
+Ctrl-C and a system that shuts down or takes a machine away ask a process to end; they do not ask for lost work. While
+somebody is `listening`, the first request is noted and work goes on to the next safe point. A second one ends the
+process as if nobody were listening.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(RuntimeError):
+    """Work ended early because somebody asked for it; the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Request:
+    """A request to end, once somebody has made it."""
+
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+
+@contextmanager
+def listening(answer: Callable[[str], None]) -> Iterator[Request]:
+    """Note the first SIGINT or SIGTERM instead of ending on it; ``answer`` is told what will happen.
+
+    Outside the main thread, where Python gives nobody signals, the request stays empty.
+    """
+    request = Request()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, _frame: object) -> None:
+        request.signal_number = number
+        restore()
+        answer(f"{signal.Signals(number).name}: finishing the step and keeping the state; once more ends at once")
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield request
+    finally:
+        restore()
