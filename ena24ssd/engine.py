@@ -108,6 +108,9 @@ class Engine(Protocol):
     def load_optimizer_state(self, state: dict[str, np.ndarray]) -> None:
         """The inverse of `optimizer_state`, before the first step. Raises ValueError for that of another optimizer."""
 
+    def align(self) -> None:
+        """Give every worker the weights of rank 0, before the first step."""
+
     def agree(self, values: np.ndarray) -> np.ndarray:
         """The sum of ``values`` (float64) over all workers, who must all ask at the same point; alone: as they are."""
 

@@ -25,12 +25,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ena24ssd.cameratraps import Problem
 from ena24ssd.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
@@ -140,6 +142,25 @@ class Run:
         rows = self.rows()
         closing = {row["split"] for row in rows if row.get("closing")}
         return bool(closing) and closing >= {row["split"] for row in rows}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other process may go on with the run meanwhile. Raises RunError where one is at it already."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.folder}: another process is training this run; wait for it, or end it, and then resume"
+            ) from None
+        try:
+            for rubbish in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+                rubbish.unlink()
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                Path(lock.lock_file).unlink()
+            lock.release()
 
     def cut_back(self, standing: Standing) -> None:
         """Forget what was written about anything after ``standing``: rows of later epochs, closing rows, the board."""

@@ -13,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,27 +164,35 @@ def _run(
         detail = next(problem.detail for problem in problems if problem.rule == rule)
         known = SPLIT_RULES.get(rule)
         work.say(f"{detail}. {known}" if known else f"{count} x {rule}: see {run.problems_file}")
-    _require_one_view(work)
-    standing = _take_up(work, state)
     try:
-        with listening(work.say) as request:
-            clock = Clock(standing.seconds)
-            board = LastingBoard(work)
-            try:
-                while _reason_to_end(config, standing) is None:
-                    standing = _one_epoch(work, standing, board, request, clock)
-            finally:
-                board.close()
-        work.say(f"training ends: {_reason_to_end(config, standing)}")
-        if work.writes:
-            _close(work, standing)
+        with run.held() if work.writes else nullcontext():
+            _train(work, _take_up(work, state))
         engine.close()
+    except StoppedError:
+        engine.close()  # all workers stop at the same step
+        raise
     except OSError as fault:
         raise OSError(f"{fault}. Nothing that was kept before is lost: mend that, then {_way_on(run)}") from fault
     except DivergedError as fault:
         way_on = f"The last state with finite weights is kept; with other choices: {_way_on(run)} optim.lr=..."
         raise DivergedError(f"{fault}. {way_on}") from fault
     return run
+
+
+def _train(work: Work, standing: Standing) -> None:
+    """Epoch after epoch until there is a reason to end, and the closing figures."""
+    _require_one_view(work, standing)
+    work.engine.align()
+    with listening(work.say) as request:
+        clock, board = Clock(standing.seconds), LastingBoard(work)
+        try:
+            while (reason := _reason_to_end(work.config, standing)) is None:
+                standing = _one_epoch(work, standing, board, request, clock)
+        finally:
+            board.close()
+    work.say(f"training ends: {reason}")
+    if work.writes:
+        _close(work, standing)
 
 
 class Clock:
@@ -281,11 +290,11 @@ def _learn(work: Work, standing: Standing, request: Request, clock: Clock) -> St
 
     def until() -> bool:
         nonlocal stop, time_up
-        now = clock()
+        now = clock() if work.writes else 0.0
         # All workers must leave a step together, or one would wait for another's gradient for ever.
-        votes = engine.agree(np.array([bool(request), work.writes and now >= limit], dtype=np.float64))
+        votes = engine.agree(np.array([bool(request), now >= limit, work.writes and now >= due], dtype=np.float64))
         stop, time_up = votes[0] > 0, votes[1] > 0
-        return stop or time_up or (work.writes and now >= due)
+        return bool(votes.any())
 
     while standing.step < work.steps and not time_up:
         due = clock() + 60 * config.train.checkpoint_minutes
@@ -335,10 +344,11 @@ def _measure(
 
 
 def _keep_within(work: Work, standing: Standing) -> None:
-    """Keep the state within an epoch, of which nothing is on the board yet."""
+    """Keep the state within an epoch, of which nothing is on the board yet. All workers come here together."""
+    sums = tuple(work.engine.agree(np.array(standing.sums)).tolist())
     if work.writes:
-        board = work.run.board_sizes()
-        work.run.keep_state(State(_finite_weights(work), work.engine.optimizer_state(), replace(standing, board=board)))
+        standing = replace(standing, sums=sums, board=work.run.board_sizes())
+        work.run.keep_state(State(_finite_weights(work), work.engine.optimizer_state(), standing))
 
 
 def _finite_weights(work: Work) -> dict[str, np.ndarray]:
@@ -471,14 +481,16 @@ def _require_batches(examples: Examples, config: RunConfig) -> None:
         )
 
 
-def _require_one_view(work: Work) -> None:
-    """Raise EngineError where workers that train together would not train on the same."""
-    seen = f"{dump_config(change_config(work.config, PLACES))} {_digest(work.examples['train'])}"
+def _require_one_view(work: Work, standing: Standing) -> None:
+    """Raise EngineError where workers that train together would not train on the same, or not from the same on."""
+    place = standing.epoch, standing.step, standing.losses, standing.pictures
+    seen = f"{dump_config(change_config(work.config, PLACES))} {place}"
     mark = float(int(hashlib.sha256(seen.encode()).hexdigest()[:8], 16))
     if work.engine.agree(np.array([mark]))[0] != mark * work.engine.workers:
         raise EngineError(
-            f"worker {work.engine.rank}: the workers differ in their config or in their training pictures; start all "
-            "with the same choices on the same data, and let 'ena24ssd check --deep' look at each machine's pictures"
+            f"worker {work.engine.rank}: the workers differ in their config, their training pictures or in how far "
+            "they have come; start all with the same choices on the same data (and resume from one run folder that all of "
+            "them see), and let 'ena24ssd check --deep' look at each machine's pictures"
         )
 
 
@@ -507,7 +519,9 @@ def _take_up(work: Work, state: State | None) -> Standing:
     where = f"epoch {standing.epoch}" + (f", step {standing.step} of {work.steps}" if standing.step else "")
     work.say(f"going on from {where}")
     standing = replace(standing, pictures=pictures, step=min(standing.step, work.steps))
-    return _same_best(work, state.weights, standing) if work.writes else standing
+    if not work.writes:
+        return replace(standing, sums=())  # those of all workers together are with the one that kept them
+    return _same_best(work, state.weights, standing)
 
 
 def _same_best(work: Work, weights: dict[str, np.ndarray], standing: Standing) -> Standing:

@@ -405,6 +405,11 @@ def test_weights_that_are_no_numbers_never_replace_what_is_kept(config, tmp_path
 # -- going on otherwise -----------------------------------------------------------------------------------------------
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(stopped):
+    with stopped.held(), pytest.raises(RunError, match="another process is training this run"):
+        resume(stopped.folder, quiet=True)
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [

@@ -90,6 +90,11 @@ def _import_mxnet() -> None:
         )
     if tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (1, 24):
         raise EngineError(f"MXNet 1.9.1 cannot run on NumPy {numpy.__version__}: it needs NumPy below 1.24. {INSTALL}")
+    role = os.environ.get("DMLC_ROLE")
+    if role in ("scheduler", "server"):  # MXNet would become one on import, and never come back
+        raise EngineError(
+            f"DMLC_ROLE is '{role}': start that one with 'python -m ena24ssd.cluster'; training is a worker's"
+        )
     use_all_cores()
     preload_cuda_libraries()
     try:

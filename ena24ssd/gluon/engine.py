@@ -180,6 +180,10 @@ class GluonEngine:
     def agree(self, values: numpy.ndarray) -> numpy.ndarray:
         return self._cluster.agree(values) if self._cluster else values
 
+    def align(self) -> None:
+        for parameter in self._parameters().values() if self._cluster else ():
+            parameter.set_data(self._cluster.share(parameter.data(self._context)))
+
     def awaiting(self) -> AbstractContextManager:
         """Around a wait for what depends on other workers: it ends some time after one of them fell silent."""
         return self._cluster.awaiting() if self._cluster else nullcontext()
