@@ -119,7 +119,7 @@ def predict(
 
     def results() -> Iterator[ImageDetections]:
         found = detector.detect(files, threshold)
-        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=quiet):
+        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=quiet or None):
             summary.pictures += 1
             summary.detections += len(result.detections)
             if result.failure is not None:

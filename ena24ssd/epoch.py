@@ -43,13 +43,14 @@ def run_epoch(
     have been read when this returns.
 
     Parameters: ``batches`` are the rest of a pass of ``total`` steps that has come to ``so_far``; ``name`` says in
-    messages which pass it is; ``until`` is asked after every step whether to leave the rest to another call. Returns
-    the pass as it then is: the same, however often it was left. Raises DivergedError where a loss or gradient is not
-    finite.
+    messages which pass it is; ``until`` is asked after every step whether to leave the rest to another call; ``show``
+    a progress bar, on a terminal. Returns the pass as it then is: the same, however often it was left.
+
+    Raises DivergedError where a loss or gradient is not finite.
     """
     sums, steps, waiting = so_far.sums, so_far.steps, so_far.waiting
     started, behind, batches = time.monotonic(), None, iter(batches)
-    with tqdm(total=total, initial=steps, desc=name, disable=not show, leave=False, unit="batch") as bar:
+    with tqdm(total=total, initial=steps, desc=name, disable=not show or None, leave=False, unit="batch") as bar:
         while True:
             asked = time.monotonic()
             batch = next(batches, None)

@@ -45,7 +45,7 @@ def explore(
     source, has_pictures = read_for_exploration(config, json_alone=json_alone)
 
     def progress(jobs: Iterable) -> Iterable:
-        return tqdm(jobs, "looking", leave=False, unit="picture", disable=quiet)
+        return tqdm(jobs, "looking", leave=False, unit="picture", disable=quiet or None)
 
     found = examine(source, config, sample=sample if has_pictures else 0, progress=progress)
     samples = draw_samples(found) if has_pictures else None

@@ -98,7 +98,9 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     config = _absolute(config)
     source = read_source(config.data)
     _require_room(config, folder, source.dataset, quiet)
-    looking = None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture")
+    looking = (
+        None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture", disable=None)
+    )
     split, doubts = choose_split(source, config.split, config.seed, config.data.cache, looking)
     config = _weigh_species(config, source.dataset, split)
     engine = load_engine(config, source.dataset.class_names)
@@ -455,7 +457,7 @@ def _read_sides(
     dataset: CameraTrapDataset, split: Split, config: RunConfig, quiet: bool
 ) -> tuple[dict[str, Examples], list[Problem]]:
     """The examples of each side of the split, and every problem met on the way."""
-    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", leave=False, unit="picture")
+    show = None if quiet else lambda jobs: tqdm(jobs, "decoding", leave=False, unit="picture", disable=None)
     cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache, show)
     examples, problems = {}, list(dataset.problems)
     for side in SIDES:
@@ -489,8 +491,8 @@ def _require_one_view(work: Work, standing: Standing) -> None:
     if work.engine.agree(np.array([mark]))[0] != mark * work.engine.workers:
         raise EngineError(
             f"worker {work.engine.rank}: the workers differ in their config, their training pictures or in how far "
-            "they have come; start all with the same choices on the same data (and resume from one run folder that all of "
-            "them see), and let 'ena24ssd check --deep' look at each machine's pictures"
+            "they have come; start all with the same choices on the same data (and resume from one run folder that "
+            "all of them see), and let 'ena24ssd check --deep' look at each machine's pictures"
         )
 
 

@@ -127,7 +127,7 @@ def _check(choice: argparse.Namespace) -> int:
         DataConfig(path=choice.dataset, pictures=choice.pictures),
         json_alone=choice.no_pictures,
         deep=choice.deep,
-        progress=lambda jobs: tqdm(jobs, "decoding", leave=False, unit="picture", disable=choice.quiet),
+        progress=lambda jobs: tqdm(jobs, "decoding", leave=False, unit="picture", disable=choice.quiet or None),
     )
     document = found.to_json()
     if choice.json == Path("-"):
@@ -194,7 +194,7 @@ def _synth(choice: argparse.Namespace) -> int:
         burst=choice.burst,
         close=choice.close,
         seed=choice.seed,
-        progress=lambda jobs: tqdm(jobs, "drawing", leave=False),
+        progress=lambda jobs: tqdm(jobs, "drawing", leave=False, disable=None),
     )
     print(f"wrote {choice.images} pictures and {file}")
     return 0
@@ -210,7 +210,7 @@ def _split(choice: argparse.Namespace) -> int:
     source = read_source(DataConfig(path=choice.dataset, pictures=choice.pictures))
 
     def progress(jobs):
-        return tqdm(jobs, "looking", leave=False, unit="picture", disable=choice.quiet)
+        return tqdm(jobs, "looking", leave=False, unit="picture", disable=choice.quiet or None)
 
     if choice.report is not None:
         _report_leaks(choice, source, progress)
@@ -295,7 +295,7 @@ def _convert(choice: argparse.Namespace) -> int:
         origin=choice.first_pixel,
         whole_pixels=choice.round,
         sides=None if choice.split is None else read_split(choice.split).to_json(),
-        progress=lambda jobs: tqdm(jobs, "converting", leave=False, disable=choice.quiet),
+        progress=lambda jobs: tqdm(jobs, "converting", leave=False, disable=choice.quiet or None),
     )
     print(
         f"{done.source} -> {done.target}: {done.pictures:,} pictures ({done.blank:,} blank), {done.boxes:,} boxes, "
