@@ -186,7 +186,7 @@ class TrainConfig(Section):
     accumulate: Count = Field(
         1,
         description="Work through a batch in this many portions, one after another, and then update once: the same "
-        "batch in less memory.",
+        "gradient in less memory, but for BatchNorm, which sees a portion at a time.",
     )
     drop_last: bool = Field(False, description="Leave out an epoch's last, smaller batch, as the post does.")
     repeat_below: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -201,7 +201,7 @@ class TrainConfig(Section):
         None, description="End after this many minutes of training, over all sittings; null: never."
     )
     checkpoint_minutes: NotNegative = Field(
-        10.0, description="Within an epoch too, keep the state at least this often; 0: after every step."
+        10.0, description="While learning, keep the state within an epoch too, this often; 0: after every step."
     )
     memory_gb: Positive | None = Field(
         None, description="What batch 'auto' may fill on a CPU; null: four fifths of what is free."

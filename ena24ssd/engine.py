@@ -100,7 +100,7 @@ class Engine(Protocol):
         """The inverse of `weights`. Raises ValueError naming arrays that are missing, unknown or of another shape."""
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradient of the last step, after clipping, under the names of `weights`."""
+        """The gradient of the last step, after clipping, under the names of `weights`; nothing before the first."""
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
         """What the optimizer remembers from step to step."""
@@ -118,7 +118,7 @@ class Engine(Protocol):
         """Take leave of the other workers, who all must do so; a process that ends without fails them."""
 
     def peak_memory(self) -> int:
-        """The most bytes in use so far: of the devices, or of the process on a CPU."""
+        """The most bytes in use so far: of the devices (whoever uses them), or of the process on a CPU."""
 
     def open_board(self, folder: Path) -> Board: ...
 

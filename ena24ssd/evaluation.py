@@ -122,8 +122,7 @@ def measure(
                 found.append(_detections(rows, image, class_names, config, 0.0))
             return self._step.read()
 
-    # What one device saw at once in training: what is measured in portions of that size fits where training fitted.
-    size = max(1, -(-config.train.batch // (engine.devices * engine.workers * config.train.accumulate)))
+    size = portion_size(config)
     batches = iterate_batches(examples, size, workers=config.data.workers)
     total = count_batches(len(examples), size, False)
     nothing = Pass(AnchorSums.zero(len(class_names)))
@@ -143,6 +142,11 @@ def anchor_figures(sums: AnchorSums, class_names: Sequence[str]) -> dict[str, fl
     }
 
 
+def portion_size(config: RunConfig) -> int:
+    """Pictures to measure at once: whoever measures a run, on whatever devices, adds up the same portions."""
+    return max(1, min(16, -(-config.train.batch // config.train.accumulate)))
+
+
 def draw_sheet(
     engine: Engine, dataset: CameraTrapDataset, examples: Examples, config: RunConfig, count: int, width: int = 480
 ) -> Pillow.Image:
@@ -150,7 +154,8 @@ def draw_sheet(
     chosen = np.array(
         sorted({round(i * (len(examples) - 1) / max(count - 1, 1)) for i in range(min(count, len(examples)))})
     )
-    rows = engine.detect(examples.take(chosen).images)
+    portions = np.array_split(chosen, range(portion_size(config), len(chosen), portion_size(config)))
+    rows = (row for portion in portions for row in engine.detect(examples.take(portion).images))
     drawn, captions = [], []
     for position, found in zip(chosen, rows):
         image = examples.images[position]

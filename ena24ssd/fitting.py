@@ -57,7 +57,7 @@ class Trial:
 class Fit:
     """How many pictures fit, and how that was found."""
 
-    batch: int  # for train.batch: over all workers, devices and portions
+    batch: int  # for train.batch: over all devices and portions
     pictures: int  # on one device at once
     device: str  # that was tried
     per_picture: float | None  # bytes; None where no line could be drawn
@@ -77,24 +77,21 @@ class Fit:
         return f"{words}; tried {tried}" + ("" if self.is_tried else "; more would have taken too long to try")
 
 
-def find_batch(
-    config: RunConfig, class_count: int, max_boxes: int, limit: int, *, workers: int = 1, quiet: bool = False
-) -> Fit:
+def find_batch(config: RunConfig, class_count: int, max_boxes: int, limit: int, *, quiet: bool = False) -> Fit:
     """The largest joint batch that fits, but no more than ``limit`` (the pictures there are to learn from).
 
-    What counts is how many pictures a device sees at once; they are tried on the first of the configured devices. The
-    others, and those of all ``workers``, are believed to be like it: several workers on one machine must share
-    train.memory_gb out among them. On a CPU the limit is train.memory_gb (and what is free, if that is less), or four
-    fifths of what is free where that is null; devices that are CPUs share it.
+    What counts is how many pictures a device sees at once; they are tried on the first of the configured devices, and
+    the others are believed to be like it. On a CPU the limit is train.memory_gb (and what is free, if that is less), or
+    four fifths of what is free where that is null; devices that are CPUs share it.
 
     Takes about `BUDGET` seconds at most. Raises FitError where not even one picture fits or a trial fails for another
     reason than memory, EngineError where the engine cannot be made.
     """
     devices = 1 if isinstance(config.device, str) else len(config.device)
-    portions = devices * workers * config.train.accumulate
+    portions = devices * config.train.accumulate
     most = max(1, min(limit, LARGEST) // portions)
     first = config.device if isinstance(config.device, str) else config.device[0]
-    alone = {"device": first, "kvstore": None, "train.batch": 1, "train.accumulate": 1, "loss.species_weights": "equal"}
+    alone = {"device": first, "train.batch": 1, "train.accumulate": 1, "loss.species_weights": "equal"}
     choices = change_config(config, alone).model_dump(mode="json")
     task = {"config": choices, "class_count": class_count, "max_boxes": max_boxes}
     free = available_memory()

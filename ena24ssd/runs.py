@@ -62,7 +62,7 @@ class Standing:
 
     epoch: int = 0  # finished epochs
     step: int = 0  # updates taken in the epoch under way
-    sums: tuple[float, ...] = ()  # what they add up to: metrics.AnchorSums as a vector; empty before the first
+    sums: tuple[float, ...] = ()  # what they add up to: metrics.AnchorSums as a vector
     training: float = 0.0  # seconds they took
     waiting: float = 0.0  # seconds of these spent waiting for data
     seconds: float = 0.0  # of the whole run until now, over all sittings, measuring included
@@ -70,6 +70,7 @@ class Standing:
     losses: tuple[float, ...] = ()  # training loss of every finished epoch
     best_epoch: int | None = None  # whose weights are kept as `best`
     best_score: float | None = None
+    risen_epoch: int | None = None  # the last one whose score was above all before it
     pictures: str = ""  # a digest of the training pictures, in order
     board: Mapping[str, int] = field(default_factory=dict)  # bytes of every file of the board
 
@@ -153,13 +154,11 @@ class Run:
             raise RunError(
                 f"{self.folder}: another process is training this run; wait for it, or end it, and then resume"
             ) from None
-        try:
+        try:  # the lock's own file stays: without it, two could hold the lock
             for rubbish in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
                 rubbish.unlink()
             yield
         finally:
-            with suppress(OSError):  # Windows keeps a file that is open
-                Path(lock.lock_file).unlink()
             lock.release()
 
     def cut_back(self, standing: Standing) -> None:
@@ -192,12 +191,18 @@ class Run:
 
     def keep_state(self, state: State) -> None:
         """Write what it takes to go on, whole or not at all; the one before stays as `previous`."""
-        last, standing = self.checkpoint_file("last"), state.standing
-        if last.exists():
-            replace_link(last, self.checkpoint_file("previous"))
+        standing, last, coming = state.standing, self.checkpoint_file("last"), self.folder / ".coming.safetensors.part"
         notes = self._notes(standing.epoch - (standing.step == 0)) | {"standing": json.dumps(asdict(standing))}
         optimizer = {OPTIMIZER + name: array for name, array in state.optimizer.items()}
-        write_checkpoint(last, state.weights | optimizer, notes)
+        write_checkpoint(coming, state.weights | optimizer, notes)
+        if last.exists():  # only now, with the new one whole: there are two good ones at any moment
+            replace_link(last, self.checkpoint_file("previous"))
+        os.replace(coming, last)
+
+    def forget_damaged_state(self) -> None:
+        """Put a `last` that cannot be read out of the way of the good `previous`."""
+        with suppress(FileNotFoundError):
+            os.replace(self.checkpoint_file("last"), self.folder / "damaged.safetensors")
 
     def load_checkpoint(self, name: CheckpointName = "best") -> Checkpoint:
         """Read weights; nothing in the file is executed. Raises RunError if missing, damaged or of another run."""
@@ -251,7 +256,6 @@ class Run:
 def create_run(folder: Path, config: RunConfig, class_names: tuple[str, ...], split: Split) -> Run:
     """Start a run folder. Raises RunError where the folder already holds a run: runs are never overwritten."""
     require_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "classes.json", json.dumps(class_names, indent=1, ensure_ascii=False))
     replace_file(folder / "split.json", json.dumps(split.to_json(), indent=1))
     replace_file(folder / "config.yaml", dump_config(config))  # last: its presence makes the folder a run
@@ -288,6 +292,7 @@ def replace_link(path: Path, name: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, unfinished)
     os.replace(unfinished, name)
+    unfinished.unlink(missing_ok=True)  # it is still there where both were names of one file already
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -302,13 +307,17 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Every whole line and what it says. Raises RunError for one that says nothing."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    """Every whole line and what it says. Raises RunError for one that is no row."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            continue  # cut short by a crash
         try:
-            if line.endswith("\n"):
-                rows.append((line, json.loads(line)))
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise ValueError("it has no epoch")
         except ValueError as fault:
             raise RunError(f"{path}: line {number} is no row ({fault}); delete that line") from fault
+        rows.append((line.decode(), row))
     return rows

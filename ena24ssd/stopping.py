@@ -43,18 +43,21 @@ def listening(answer: Callable[[str], None]) -> Iterator[Request]:
         yield request
         return
 
-    def note(number: int, _frame: object) -> None:
-        request.signal_number = number
-        restore()
-        answer(f"{signal.Signals(number).name}: finishing the step and keeping the state; once more ends at once")
-
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before: dict[int, object] = {}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    def note(number: int, _frame: object) -> None:
+        request.signal_number = number
+        restore()
+        answer(f"{signal.Signals(number).name}: finishing the step and keeping the state; once more ends at once")
+
     try:
+        for number in SIGNALS:
+            before[number] = signal.getsignal(number)
+            signal.signal(number, note)
         yield request
     finally:
         restore()

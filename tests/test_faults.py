@@ -18,8 +18,8 @@ pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type
 
 from same_runs import EPOCHS, SMALL, STEPS, assert_same
 
-from ena24ssd import cli, training
-from ena24ssd.config import ConfigError, read_config
+from ena24ssd import cli, learning
+from ena24ssd.config import ConfigError, override_config, read_config
 from ena24ssd.epoch import DivergedError
 from ena24ssd.gluon.board import event_file_writer  # mxboard, with the messages that it needs
 from ena24ssd.gluon.engine import GluonEngine
@@ -89,7 +89,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
         (GluonEngine, "train_step", STEPS + 3, "epoch 1, after step 3 of 6"),
         (GluonEngine, "train_step", 2 * STEPS, "epoch 1, after step 6 of 6"),
         (GluonEngine, "measure_step", 2, "epoch 0, after step 6 of 6"),
-        (training, "measure", 4, "epoch 1, after step 6 of 6"),
+        (learning, "measure", 4, "epoch 1, after step 6 of 6"),
     ],
     ids=["in the first step", "amid an epoch", "in an epoch's last step", "while measuring", "between two splits"],
 )
@@ -135,6 +135,40 @@ def test_training_outside_the_main_thread_works_without_signals(config, whole, t
     thread.start()
     thread.join(timeout=120)
     assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["optim.schedule=plateau", "optim.lr=0.5", "optim.name=sgd"],
+        ["optim.schedule=divide_when_loss_rises", "optim.lr=0.5", "optim.name=sgd"],
+        ["optim.schedule=step", "optim.clip_norm=0.5"],
+        ["train.accumulate=2", "train.drop_last=true", "train.batch=5"],
+        ["device=[cpu:0,cpu:1]", "data.workers=0"],
+        ["train.repeat_below=0.9", "loss.species_weights=balanced"],
+    ],
+    ids=["plateau", "the post's rule", "steps, short gradients", "portions", "two devices", "rare species"],
+)
+def test_a_stop_changes_nothing_whatever_was_chosen(config, tmp_path, monkeypatch, choices):
+    chosen = override_config(config, choices)
+    train(chosen, tmp_path / "whole", quiet=True)
+    for call in (2, STEPS + 2):
+        with monkeypatch.context() as patch:
+            at_call(patch, GluonEngine, "train_step", call, interrupt(signal.SIGTERM))
+            with pytest.raises(StoppedError):
+                if (tmp_path / "run").exists():
+                    resume(tmp_path / "run", quiet=True)
+                else:
+                    train(chosen, tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", quiet=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_balanced_species_and_repeats_reach_training(config, tmp_path):
+    run = train(override_config(config, ["train.repeat_below=0.9", "loss.species_weights=balanced"]), tmp_path / "run")
+    weights = open_run(run.folder).config.loss.species_weights
+    assert weights.keys() == set(run.class_names) and len(set(weights.values())) > 1
+    assert run.load_state()[0].optimizer["updates"] > EPOCHS * STEPS, "an epoch shows some pictures twice"
 
 
 # -- disks ------------------------------------------------------------------------------------------------------------
@@ -185,9 +219,9 @@ def test_a_kill_while_a_state_is_written_loses_no_more_than_that(scenes, cache, 
 @pytest.mark.parametrize(
     "owner, name, call, kept",
     [
-        (Run, "keep_state", STEPS + 4, (1, 3)),
-        (Run, "add_rows", 2, (1, 5)),
-        (Run, "add_speed", 3, (2, 5)),
+        (Run, "keep_state", STEPS + 5, (1, 3)),
+        (Run, "add_rows", 2, (1, 6)),
+        (Run, "add_speed", 3, (2, 6)),
         (Run, "keep_best", 1, (1, 0)),
     ],
     ids=["for the state", "for the figures", "for the times", "for the best weights"],
@@ -449,7 +483,7 @@ def test_a_resume_into_nothing_says_so(tmp_path, capsys):
 
 def test_a_run_whose_time_is_up_keeps_its_state_closes_and_can_be_given_more(config, whole, tmp_path, monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(learning.time, "monotonic", lambda: float(next(clock)))
     run = train(
         config.model_copy(update={"train": config.train.model_copy(update={"max_minutes": 0.5})}),
         tmp_path / "run",
@@ -464,7 +498,7 @@ def test_a_run_whose_time_is_up_keeps_its_state_closes_and_can_be_given_more(con
 
 def test_training_ends_once_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
     scores = iter([0.1, 0.3, 0.2, 0.3 - 1e-9, 0.9, 0.9, 0.9])
-    really = training.measure
+    really = learning.measure
 
     def measured(engine, examples, config, names, name, **options):
         figures = really(engine, examples, config, names, name, **options)
@@ -472,7 +506,7 @@ def test_training_ends_once_validation_has_not_improved_for_long_enough(config, 
             figures | {"detection/map50": next(scores)} if "validation" in name and "closing" not in name else figures
         )
 
-    monkeypatch.setattr(training, "measure", measured)
+    monkeypatch.setattr(learning, "measure", measured)
     patient = config.model_copy(update={"train": config.train.model_copy(update={"patience": 2, "epochs": 9})})
     run = train(patient, tmp_path / "run", quiet=True)
     assert run.load_checkpoint("best").epoch == 1 and run.load_state()[0].standing.epoch == 4

@@ -81,18 +81,18 @@ def test_on_a_gpu_the_search_goes_on_between_what_ran_and_what_did_not(find, mos
 
 
 @pytest.mark.parametrize(
-    ("choices", "limit", "workers", "pictures", "batch"),
+    ("choices", "limit", "pictures", "batch"),
     [
-        pytest.param([], 5, 1, 5, 5, id="no more than there are pictures"),
-        pytest.param([], 9000, 1, 1024, 1024, id="no more than is sane"),
-        pytest.param(["train.accumulate=4"], 100, 1, 25, 100, id="portions one after another"),
-        pytest.param(["train.accumulate=4"], 3, 1, 1, 3, id="more portions than pictures"),
-        pytest.param(["device=[cpu:0,cpu:1]"], 40, 1, 20, 40, id="two devices"),
-        pytest.param(["device=[cpu:0,cpu:1]", "train.accumulate=2"], 90, 3, 7, 84, id="devices, portions and workers"),
+        pytest.param([], 5, 5, 5, id="no more than there are pictures"),
+        pytest.param([], 9000, 1024, 1024, id="no more than is sane"),
+        pytest.param(["train.accumulate=4"], 100, 25, 100, id="portions one after another"),
+        pytest.param(["train.accumulate=4"], 3, 1, 3, id="more portions than pictures"),
+        pytest.param(["device=[cpu:0,cpu:1]"], 40, 20, 40, id="two devices"),
+        pytest.param(["device=[cpu:0,cpu:1]", "train.accumulate=2"], 30, 7, 28, id="devices and portions"),
     ],
 )
-def test_what_fits_at_once_is_multiplied_and_capped(find, choices, limit, workers, pictures, batch):
-    fit = find(child("say(peak=150_000_000)"), config(*choices), limit, workers=workers)
+def test_what_fits_at_once_is_multiplied_and_capped(find, choices, limit, pictures, batch):
+    fit = find(child("say(peak=150_000_000)"), config(*choices), limit)
     assert (fit.pictures, fit.batch) == (pictures, batch)
 
 
@@ -200,7 +200,7 @@ def test_the_other_process_is_told_of_one_device_and_no_cluster(find, monkeypatc
     note = tmp_path / "task.json"
     body = f"open({str(note)!r}, 'w').write(json.dumps([task, sorted(os.environ)]))\nsay(peak=10**12)"  # none fits
     with pytest.raises(FitError):
-        find(child(body), config("device=[cpu:1,cpu:0]", "kvstore=dist_sync", "train.accumulate=3"))
+        find(child(body), config("device=[cpu:1,cpu:0]", "train.accumulate=3"))
     task, environment = fitting.json.loads(note.read_text())
     assert task["config"]["device"] == "cpu:1" and task["config"]["kvstore"] is None
     assert task["config"]["train"]["accumulate"] == 1

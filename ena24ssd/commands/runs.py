@@ -67,7 +67,7 @@ def _train(choice: argparse.Namespace) -> int:
     from ena24ssd.training import resume, train
 
     if choice.resume is not None:
-        run = resume(choice.resume, _changes(choice), quiet=choice.quiet)
+        run = resume(choice.resume, _changes(choice), data=choice.data, quiet=choice.quiet)
     else:
         config, preset = choose_config(choice.choices), preset_of(choice.choices)
         if choice.data is not None:
@@ -95,7 +95,7 @@ def _changes(choice: argparse.Namespace) -> list[str]:
             f"--resume {choice.resume}: a run goes on with its own config, in its own folder; leave out the preset and "
             "--out, and give changes as section.field=value"
         )
-    return [*choice.choices, *([f"data.path={choice.data}"] if choice.data is not None else [])]
+    return choice.choices
 
 
 def _runs(choice: argparse.Namespace) -> int:

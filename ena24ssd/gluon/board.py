@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +51,9 @@ class MxBoard:
 
     def __init__(self, folder: Path, net: HybridBlock):
         self._net = net
-        # mxboard names its files by the second; a run resumed within one must not overwrite those it had.
-        suffix = f".{os.getpid()}.{secrets.token_hex(4)}"
+        # mxboard names its files by the second, and TensorBoard reads them in the order of their names: a run resumed
+        # within a second must neither overwrite those it had nor come before them.
+        suffix = f".{time.time_ns()}.{os.getpid()}"
         # Without a limit to its queue (0), nothing here waits for the disk but `flush`.
         options = {"flush_secs": 10, "verbose": False, "filename_suffix": suffix, "max_queue": 0}
         with _telling_of_files():

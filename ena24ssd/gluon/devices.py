@@ -20,6 +20,8 @@ CPU_HINT = "or set device=cpu"
 def open_devices(names: str | Sequence[str]) -> list[mxnet.Context]:
     """The MXNet contexts of one or several of the names that `open_device` takes. Raises EngineError."""
     contexts = [open_device(name) for name in ([names] if isinstance(names, str) else names)]
+    if len({context.device_type for context in contexts}) > 1:
+        raise EngineError(f"device {list(names)}: GPUs and CPUs together; a batch is spread over devices of one kind")
     for context in contexts:
         if contexts.count(context) > 1:
             raise EngineError(f"device {list(names)}: {context} is named twice; name each device once")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,14 +27,29 @@ from ena24ssd.memory import peak_memory
 from ena24ssd.metrics import AnchorSums
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """What MXNet says of a device, in one line and with a way out."""
+    try:
+        yield
+    except mxnet.MXNetError as fault:
+        said = " ".join(str(fault).split())
+        way_out = "'ena24ssd doctor' looks at the devices"
+        if re.search(r"memory|bad_alloc|cudaMalloc|ALLOC_FAILED", said, re.IGNORECASE):
+            way_out = "a larger train.accumulate needs less memory, as does a smaller train.batch in a new run"
+        raise EngineError(f"MXNet gave up: {said[:300]}; {way_out}") from fault
+
+
 class GluonStep:
     """A step's sums, still on the device; `read` is the only place of a step that waits for it."""
+
+    learns = False
 
     def __init__(self, engine: GluonEngine, batch: Batch, sums: Sequence[np.ndarray]):
         self._engine, self._batch, self._sums = engine, batch, sums
 
     def read(self) -> AnchorSums:
-        with self._engine.awaiting():
+        with self._engine.awaiting(), telling():
             vectors = [sums.asnumpy() for sums in self._sums]
         self._read = AnchorSums.from_vector(numpy.sum(vectors, axis=0, dtype=numpy.float64))
         return self._read
@@ -41,7 +57,10 @@ class GluonStep:
     def fault(self) -> str | None:
         if numpy.isfinite(self._read.loss):
             return None
-        return f"the loss became {self._read.loss}; first not finite was {self._engine.find_fault(self._batch)}"
+        return f"the loss became {self._read.loss}; {self._culprit()}"
+
+    def _culprit(self) -> str:
+        return f"first not finite was {self._engine.find_fault(self._batch, self.learns)}"
 
 
 class GluonMeasuredStep(GluonStep):
@@ -57,6 +76,8 @@ class GluonMeasuredStep(GluonStep):
 
 class GluonTrainedStep(GluonStep):
     """A step that has moved the weights; it holds on to those from before until it has been read."""
+
+    learns = True
 
     def __init__(
         self,
@@ -74,10 +95,7 @@ class GluonTrainedStep(GluonStep):
         if numpy.isfinite(self._read.loss) and numpy.isfinite(norm):
             return None
         self._engine.put_back(self._before)
-        fault = super().fault()
-        return (
-            fault or f"the gradient's norm became {norm}; first not finite was {self._engine.find_fault(self._batch)}"
-        )
+        return super().fault() or f"the gradient's norm became {norm}; {self._culprit()}"
 
 
 class GluonEngine:
@@ -98,6 +116,7 @@ class GluonEngine:
         for context in self._contexts:  # shapes become known: parameters get their values
             anchors, *_ = self.net(self._normalise(blank, context))
         self._anchors = anchors.as_in_ctx(self._context)  # (1, N, 4): of the feature map's size alone
+        self._has_stepped = False
         self._species_weights = _weights_of(class_names, config)
         if config.train.accumulate > 1:
             for parameter in self._learnt().values():
@@ -116,6 +135,7 @@ class GluonEngine:
     def learning_rate(self, rate: float) -> None:
         self._update.learning_rate = rate
 
+    @telling()
     def train_step(self, batch: Batch) -> GluonStep:
         before = {name: parameter.data(self._context).copy() for name, parameter in self._parameters().items()}
         whole, counts = self._match(batch)
@@ -136,9 +156,10 @@ class GluonEngine:
             sums.append(self._sums(logits, offsets, targets, here, *losses))
             idle.discard(context)
         self._settle(idle)
-        norm = self._update.step()
+        norm, self._has_stepped = self._update.step(), True
         return GluonTrainedStep(self, batch, sums, norm, before)
 
+    @telling()
     def measure_step(self, batch: Batch) -> GluonMeasuredStep:
         anchors, logits, offsets = self.net(self._normalise(batch.images, self._context))
         targets, counts = self._match(batch)
@@ -147,9 +168,11 @@ class GluonEngine:
         sums = self._sums(logits, offsets, targets, counts, *losses)
         return GluonMeasuredStep(self, batch, sums, decode(anchors, logits, offsets, self._config.evaluation))
 
+    @telling()
     def detect(self, images: numpy.ndarray) -> numpy.ndarray:
         return decode(*self.net(self._normalise(images, self._context)), self._config.evaluation).asnumpy()
 
+    @telling()
     def weights(self) -> dict[str, numpy.ndarray]:
         return {name: parameter.data(self._context).asnumpy() for name, parameter in self._parameters().items()}
 
@@ -169,7 +192,7 @@ class GluonEngine:
             parameter.set_data(np.array(weights[name]))
 
     def gradients(self) -> dict[str, numpy.ndarray]:
-        return self._update.gradients()
+        return self._update.gradients() if self._has_stepped else {}
 
     def optimizer_state(self) -> dict[str, numpy.ndarray]:
         return self._update.state()
@@ -209,7 +232,7 @@ class GluonEngine:
         for name, parameter in self._parameters().items():
             parameter.set_data(weights[name])
 
-    def find_fault(self, batch: Batch) -> str:
+    def find_fault(self, batch: Batch, learns: bool) -> str:
         """The layer that was the first to give something that is no number, with the weights as they are."""
         if not len(batch.images):
             return "a layer on another worker"
@@ -224,7 +247,7 @@ class GluonEngine:
                 )
                 return parts[0] + parts[1], {"class loss": parts[0], "box loss": parts[1]}
 
-            if fault := find_fault(self.net, forward):
+            if fault := find_fault(self.net, forward, learns):
                 return fault
         return "no layer by itself, but the sum over all layers, devices or workers"
 

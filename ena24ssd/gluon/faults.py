@@ -9,11 +9,14 @@ import numpy
 from mxnet import autograd, gluon, np
 
 
-def find_fault(net: gluon.HybridBlock, forward: Callable[[], tuple[np.ndarray, dict[str, np.ndarray]]]) -> str | None:
+def find_fault(
+    net: gluon.HybridBlock, forward: Callable[[], tuple[np.ndarray, dict[str, np.ndarray]]], learns: bool
+) -> str | None:
     """The first place, in the order of forward and then of backward, where a value is not finite.
 
     ``forward`` runs the net on the pictures in question and returns the loss to differentiate and, by name, the values
-    computed after the net. It is run layer by layer, and recorded. The net can only be thrown away afterwards.
+    computed after the net. It is run layer by layer, as in training where ``learns``, else as in measuring. The net can
+    only be thrown away afterwards.
 
     None where everything is finite.
     """
@@ -40,11 +43,11 @@ def find_fault(net: gluon.HybridBlock, forward: Callable[[], tuple[np.ndarray, d
 
     watch("", net)
     try:
-        with autograd.record():
+        with autograd.record(train_mode=learns):
             loss, values = forward()
         found += [f"the {name}" for name, value in values.items() if not _is_finite(value)]
-        if found:
-            return found[0]
+        if found or not learns:
+            return found[0] if found else None
         loss.backward()
         for layer in reversed(order):
             for name, parameter in parameters.items():

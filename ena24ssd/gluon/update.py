@@ -18,10 +18,10 @@ class Update:
     """Adds up the gradients of all devices and workers, shortens them, and lets the optimizer move the weights.
 
     Every device moves its own copy of the weights by the same gradient. Parameters: ``parameters`` by structural name,
-    initialised; ``kvstore`` is what adds gradients up, None on a single device.
+    initialised; ``kvstore`` is what adds gradients up (on a single device MXNet leaves it out).
     """
 
-    def __init__(self, parameters: Mapping[str, gluon.Parameter], config: OptimConfig, kvstore: KVStore | str | None):
+    def __init__(self, parameters: Mapping[str, gluon.Parameter], config: OptimConfig, kvstore: KVStore | str):
         self._learnt = {name: parameter for name, parameter in parameters.items() if parameter.grad_req != "null"}
         self._longest = config.clip_norm
         options = {"learning_rate": config.lr, "wd": config.weight_decay}
