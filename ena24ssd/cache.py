@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
-from ena24ssd.files import replacing
+from ena24ssd.files import naming, replacing
 from ena24ssd.inspection import PICTURE_NOTICES, examine
 
 LOG = logging.getLogger(__name__)
@@ -267,8 +267,11 @@ def _make_room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         )
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        try:
+            with naming(path), path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(f"{error}: no room for the picture cache; name a folder elsewhere (data.cache)") from error
     return pixels
 
 

@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as stopped:
         print(f"ena24ssd: {printable(stopped)}", file=sys.stderr)
         return 128 + stopped.signal_number  # as the shell says of one that a signal ended
-    except KeyboardInterrupt:
-        print("ena24ssd: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupted:
+        print(f"ena24ssd: interrupted{'; ' if interrupted.args else ''}{printable(interrupted)}", file=sys.stderr)
         return 130
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from prettytable import PrettyTable
 
-from ena24ssd.config import RunConfig, Section
+from ena24ssd.config import flatten_config
 from ena24ssd.runs import Run, RunError, open_run
 from ena24ssd.tables import printable
 
@@ -141,16 +141,7 @@ def read_history(run: Run) -> History:
     """What metrics.jsonl says; of rows for the same epoch and split, the last. Raises RunError where it is damaged."""
     epochs: dict[str, dict[int, Row]] = {}
     closing: dict[str, Row] = {}
-    try:
-        rows = run.rows()
-    except UnicodeDecodeError as fault:
-        raise RunError(f"{run.metrics_file}: damaged ({fault}); put back a copy, or train again") from fault
-    for number, row in enumerate(rows, start=1):
-        if not (isinstance(row, dict) and type(row.get("epoch")) is int and isinstance(row.get("split"), str)):
-            raise RunError(
-                f"{run.metrics_file}: row {number} is {row!r:.80}; every row names its epoch and its split. Take the "
-                "row out, or put back a copy"
-            )
+    for row in run.rows():
         if row.get("closing"):
             closing[row["split"]] = row
         else:
@@ -242,7 +233,7 @@ def _summarise(folder: Path, name: str, fault: str | None) -> RunSummary:
         seconds=math.fsum(seconds) if seconds else None,
         pictures_per_second=median(speeds) if speeds else None,
         data="" if run.config.data.path is None else run.config.data.path.name,
-        choices=_flatten(run.config),
+        choices=flatten_config(run.config),
     )
 
 
@@ -260,17 +251,6 @@ def _read_speed(run: Run) -> tuple[list[float], list[float]]:
             rows.append(row)
     seconds, speeds = ([figure(row, name) for row in rows] for name in ("seconds", "pictures_per_second"))
     return [value for value in seconds if value is not None], [value for value in speeds if value is not None]
-
-
-def _flatten(config: RunConfig) -> dict[str, Any]:
-    """Every choice by its dotted path, in the order of the config."""
-    flat: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
-        if isinstance(getattr(config, name), Section):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _fingerprint(run: Run) -> str:

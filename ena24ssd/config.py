@@ -284,14 +284,31 @@ def check_config(choices: dict[str, Any], source: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(choices)
     except ValidationError as fault:
-        mistakes = []
+        mistakes: dict[str, list[str]] = {}
+        got = {}
         for error in fault.errors():
-            where = ".".join(str(part) for part in error["loc"]) or "(whole)"
-            # A rule of this module's own says itself what it got, and its input is a whole section.
-            got = "" if error["type"] in ("extra_forbidden", "missing", "value_error") else f" (got {error['input']!r})"
+            where = ".".join(_field_path(error["loc"])) or "(whole)"
             rule = "no such field" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
-            mistakes.append(f"  {where}: {rule}{got}")
-        raise ConfigError(f"{source}: {len(mistakes)} mistake(s)\n" + "\n".join(mistakes)) from None
+            mistakes.setdefault(where, []).append(rule)
+            # A rule of this module's own says itself what it got, and its input is a whole section.
+            if error["type"] not in ("extra_forbidden", "missing", "value_error"):
+                got[where] = f" (got {error['input']!r})"
+        lines = (
+            f"  {where}: {' or '.join(dict.fromkeys(rules))}{got.get(where, '')}" for where, rules in mistakes.items()
+        )
+        raise ConfigError(f"{source}: {len(mistakes)} mistake(s)\n" + "\n".join(lines)) from None
+
+
+def _field_path(location: Sequence[Any]) -> list[str]:
+    """The fields of a place that pydantic names: without what it says about the kinds that a field may be of."""
+    path, section = [], RunConfig
+    for part in location:
+        path.append(str(part))
+        field = section.model_fields.get(part) if isinstance(part, str) else None
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            break
+        section = field.annotation
+    return path
 
 
 def change_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -312,6 +329,17 @@ def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
         _lay_over(choices, override)
     return check_config(choices, "overrides")
+
+
+def flatten_config(config: RunConfig) -> dict[str, Any]:
+    """Every choice by its dotted path, in the order of the config, as plain values."""
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(getattr(config, name), Section):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def dump_config(config: RunConfig) -> str:

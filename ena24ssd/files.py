@@ -24,13 +24,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror}); name another place") from error
     try:
-        with unfinished.open("wb") as file:
+        with naming(path), unfinished.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where the system says what failed but not on which file, as a full disk does, say that it was ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def replace_file(path: Path, content: bytes | str) -> None:

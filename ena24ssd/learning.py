@@ -12,6 +12,7 @@ import hashlib
 import json
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -66,6 +67,7 @@ class Work:
     def say(self, line: str) -> None:
         if not self.quiet and self.writes:
             tqdm.write(line)
+            sys.stdout.flush()  # whoever reads a log of it must not take it for hung
 
 
 def learn(work: Work, state: State | None) -> None:
@@ -77,14 +79,17 @@ def learn(work: Work, state: State | None) -> None:
     """
     way_on = _way_on(work.run)
     try:
-        with listening(work.say) as request:
+        with listening() as request:
             _train(work, _take_up(work, state), request)
     except StoppedError:
         work.engine.close()  # all workers stop at the same step
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what was kept before is whole: {way_on}") from None
     except DivergedError as fault:
-        kept = f"The last state with finite weights is kept; with other choices: {way_on} optim.lr=..."
-        raise DivergedError(f"{fault}. {kept}") from fault
+        kept = "What was kept before is finite" if work.run.checkpoint_file("last").exists() else "Nothing was kept yet"
+        slower = f"{way_on} optim.lr={work.config.optim.lr / 10:g}"
+        raise DivergedError(f"{fault}. {kept}; with a lower rate: {slower}") from fault
     except (OSError, EngineError, MemoryError) as fault:
         kind = OSError if isinstance(fault, OSError) else type(fault)
         raise kind(f"{fault}. Nothing that was kept before is lost: mend that, then {way_on}") from fault

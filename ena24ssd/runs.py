@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from ena24ssd.cameratraps import Problem
 from ena24ssd.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ena24ssd.config import RunConfig, dump_config, read_config
-from ena24ssd.files import replace_file
+from ena24ssd.files import naming, replace_file
 from ena24ssd.splits import Split
 
 CheckpointName = Literal["best", "last"]
@@ -135,7 +135,11 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row of metrics.jsonl, in order; a last line that a crash cut short is no row."""
-        return [row for _, row in _read_rows(self.metrics_file)]
+        rows = [row for _, row in _read_rows(self.metrics_file)]
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get("split"), str):
+                raise RunError(f"{self.metrics_file}: row {number} names no split; put back a whole file")
+        return rows
 
     @property
     def is_finished(self) -> bool:
@@ -231,7 +235,7 @@ class Run:
         arrays, notes = self._read(name)
         try:
             known = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(notes["standing"]).items()}
-            standing = Standing(**{f.name: known[f.name] for f in fields(Standing)})
+            standing = Standing(**{f.name: known[f.name] for f in fields(Standing) if f.name in known})
         except (KeyError, ValueError, AttributeError) as fault:
             raise RunError(
                 f"{self.checkpoint_file(name)}: does not say how far the run had come ({fault!r})"
@@ -271,16 +275,18 @@ def require_free(folder: Path) -> None:
 def open_run(folder: Path | str) -> Run:
     """Open an existing run folder. Raises RunError where it is none."""
     folder = Path(folder)
-    try:
-        if not (folder / "config.yaml").exists():
-            raise FileNotFoundError(2, "missing", str(folder / "config.yaml"))
-        names = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-        split = Split.from_json(json.loads((folder / "split.json").read_text(encoding="utf-8")))
-        return Run(folder, read_config(folder / "config.yaml"), tuple(names), split)
-    except FileNotFoundError as fault:
-        raise RunError(f"{folder}: not a run folder ({Path(fault.filename).name} is missing)") from None
-    except (OSError, ValueError, TypeError, KeyError) as fault:
-        raise RunError(f"{folder}: not a usable run folder: {fault}") from fault
+    parts = {}
+    for name in ("config.yaml", "classes.json", "split.json"):
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{folder}: not a run folder ({name} is missing)")
+        try:
+            parts[name] = read_config(path) if name == "config.yaml" else json.loads(path.read_text(encoding="utf-8"))
+            if name == "split.json":
+                parts[name] = Split.from_json(parts[name])
+        except (OSError, ValueError, TypeError, KeyError) as fault:
+            raise RunError(f"{folder}: not a usable run folder: {path}: {fault}; put a whole one back") from fault
+    return Run(folder, parts["config.yaml"], tuple(parts["classes.json"]), parts["split.json"])
 
 
 def replace_link(path: Path, name: Path) -> None:
@@ -300,7 +306,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         lines.append(json.dumps(clean) + "\n")
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         file.write("".join(lines).encode())
         file.flush()
         os.fsync(file.fileno())

@@ -7,10 +7,11 @@ process as if nobody were listening.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,8 +34,8 @@ class Request:
 
 
 @contextmanager
-def listening(answer: Callable[[str], None]) -> Iterator[Request]:
-    """Note the first SIGINT or SIGTERM instead of ending on it; ``answer`` is told what will happen.
+def listening() -> Iterator[Request]:
+    """Note the first SIGINT or SIGTERM instead of ending on it, and say so on stderr.
 
     Outside the main thread, where Python gives nobody signals, the request stays empty.
     """
@@ -52,7 +53,12 @@ def listening(answer: Callable[[str], None]) -> Iterator[Request]:
     def note(number: int, _frame: object) -> None:
         request.signal_number = number
         restore()
-        answer(f"{signal.Signals(number).name}: finishing the step and keeping the state; once more ends at once")
+        # Not through a stream: the main thread may be in the middle of writing to it.
+        with suppress(OSError):
+            os.write(
+                2,
+                f"\n{signal.Signals(number).name}: stopping at the next safe point; once more ends at once\n".encode(),
+            )
 
     try:
         for number in SIGNALS:

@@ -6,6 +6,8 @@ hours have gone into it. `ena24ssd.learning` does the rest.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +20,7 @@ from ena24ssd.balance import epoch_length, repeat_factors, species_weights
 from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset, Problem
 from ena24ssd.choosing import SPLIT_RULES, choose_split
-from ena24ssd.config import ConfigError, RunConfig, change_config, override_config
+from ena24ssd.config import ConfigError, RunConfig, change_config, flatten_config, override_config
 from ena24ssd.data import Examples, count_batches, read_examples
 from ena24ssd.doctor import can_work, preflight
 from ena24ssd.engine import Engine, EngineError, load_engine
@@ -124,8 +126,10 @@ def _require_unfinished(run: Run, overrides: Sequence[str]) -> None:
             )
         return
     state, _ = run.load_state()
-    reason = None if state is None else reason_to_end(override_config(run.config, overrides), state.standing)
-    if state is None or reason is not None:
+    if state is None:
+        raise RunError(f"{run.folder}: has finished, and last.safetensors, from which it could go on, is gone")
+    reason = reason_to_end(override_config(run.config, overrides), state.standing)
+    if reason is not None:
         raise RunError(f"{run.folder}: has finished: {reason}. To train it further, give it more of that")
 
 
@@ -145,6 +149,7 @@ def _learn_from(
     shown = len(examples["train"]) if factors is None else epoch_length(factors)
     steps = count_batches(shown, config.train.batch, config.train.drop_last)
     work = Work(run, engine, dataset, examples, factors, steps, quiet)
+    work.say(f"training into {run.folder}; watch it with: tensorboard --logdir {shlex.quote(str(run.board_folder))}")
     sizes = ", ".join(f"{len(some)} {side}" for side, some in examples.items())
     work.say(f"{sizes} pictures of {len(dataset.class_names)} species; on {engine.device}")
     for rule, count in Counter(problem.rule for problem in problems).items():
@@ -165,7 +170,7 @@ def _absolute(config: RunConfig) -> RunConfig:
 
 def _require_same(before: RunConfig, after: RunConfig) -> None:
     """Raise ConfigError for a change that would make it another run."""
-    old, new = _fields(before.model_dump()), _fields(after.model_dump())
+    old, new = flatten_config(before), flatten_config(after)
     for path, value in new.items():
         is_fixed = any(path == fixed or path.startswith(f"{fixed}.") for fixed in FIXED)
         if is_fixed and old[path] != value:
@@ -174,16 +179,13 @@ def _require_same(before: RunConfig, after: RunConfig) -> None:
             )
 
 
-def _fields(section: Mapping[str, object], path: str = "") -> dict[str, object]:
-    """Every field by its dotted path."""
-    found: dict[str, object] = {}
-    for name, value in section.items():
-        found |= _fields(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
-    return found
-
-
 def _require_room(config: RunConfig, folder: Path, dataset: CameraTrapDataset, quiet: bool) -> None:
     """Raise EngineError for what `ena24ssd.doctor` is certain will fail, before hours have gone into it."""
+    if os.environ.get("DMLC_ROLE") == "worker" and config.kvstore is None:
+        raise EngineError(
+            "DMLC_ROLE is 'worker', but kvstore is null: every worker would train by itself. Add kvstore=dist_sync, or "
+            "unset DMLC_ROLE"
+        )
     findings = preflight(config, folder, len(dataset.images))
     for finding in findings:
         if finding.state == "doubtful" and not quiet:

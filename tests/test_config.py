@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ena24ssd.config import ConfigError, RunConfig, check_config, dump_config, read_config
+from ena24ssd.config import ConfigError, RunConfig, check_config, dump_config, flatten_config, read_config
 
 PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -110,3 +110,23 @@ def test_an_override_that_does_not_parse_says_how_to_write_one(override):
 def test_a_config_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
         RunConfig().seed = 1
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("train.batch=autp", r"1 mistake\(s\)\n  train\.batch: .*auto.* \(got 'autp'\)"),
+        ("device=cuda", r"1 mistake\(s\)\n  device: .* \(got 'cuda'\)"),
+        ("loss.species_weights={Fox: -1}", r"1 mistake\(s\)\n  loss\.species_weights: "),
+        ("kvstore=dist_sync train.batch=auto", "kvstore with train.batch auto"),
+    ],
+    ids=["a number or a word", "a name or a list", "a word or a mapping", "two fields that do not go together"],
+)
+def test_a_field_of_several_kinds_is_one_mistake_under_its_own_name(override, words):
+    with pytest.raises(ConfigError, match=words):
+        read_config(overrides=override.split() if "dist" in override else [override])
+
+
+def test_flattened_choices_have_dotted_paths_and_mappings_are_values():
+    flat = flatten_config(read_config(overrides=["loss.species_weights={Fox: 2}"]))
+    assert flat["optim.lr"] == 0.002 and flat["loss.species_weights"] == {"Fox": 2.0} and flat["device"] == "auto"

@@ -20,6 +20,7 @@ from same_runs import EPOCHS, SMALL, STEPS, assert_same
 
 from ena24ssd import cli, learning
 from ena24ssd.config import ConfigError, override_config, read_config
+from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
 from ena24ssd.gluon.board import event_file_writer  # mxboard, with the messages that it needs
 from ena24ssd.gluon.engine import GluonEngine
@@ -90,8 +91,13 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
         (GluonEngine, "train_step", 2 * STEPS, "epoch 1, after step 6 of 6"),
         (GluonEngine, "measure_step", 2, "epoch 0, after step 6 of 6"),
         (learning, "measure", 4, "epoch 1, after step 6 of 6"),
+        (Run, "add_rows", 2, "epoch 2, after step 0 of 6"),
+        (learning, "measure", 2 * EPOCHS + 2, "the closing, after the last epoch"),
     ],
-    ids=["in the first step", "amid an epoch", "in an epoch's last step", "while measuring", "between two splits"],
+    ids=[
+        *("in the first step", "amid an epoch", "in an epoch's last step", "while measuring", "between two splits"),
+        *("while an epoch is written down", "in the closing"),
+    ],
 )
 def test_a_signal_ends_training_at_a_safe_point(config, whole, tmp_path, monkeypatch, number, owner, name, call, where):
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -444,6 +450,61 @@ def test_a_run_is_trained_by_one_process_at_a_time(stopped):
         resume(stopped.folder, quiet=True)
 
 
+def test_a_full_disk_after_a_damaged_state_leaves_the_good_one(stopped, whole, monkeypatch):
+    flip_a_bit(stopped.checkpoint_file("last"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_with(NO_SPACE))
+        with pytest.raises(OSError, match="No space left"):
+            resume(stopped.folder, quiet=True)
+    resume(stopped.folder, quiet=True)
+    assert_same(stopped.folder, whole)
+
+
+def test_a_resume_that_is_refused_changes_nothing(stopped):
+    before = {path.name: path.read_bytes() for path in stopped.folder.iterdir() if path.is_file()}
+    for overrides in (["model.width=0.1"], ["loss.species_weights={Zebra: 9}"], ["train.epochs=9", "device=gpu:7"]):
+        with pytest.raises((ConfigError, RuntimeError)):
+            resume(stopped.folder, overrides, quiet=True)
+    with stopped.held(), pytest.raises(RunError):
+        resume(stopped.folder, ["train.epochs=9"], quiet=True)
+    assert {path.name: path.read_bytes() for path in stopped.folder.iterdir() if path.is_file()} == before
+
+
+def test_a_run_without_any_state_is_not_begun_anew_over_its_figures(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, GluonEngine, "train_step", 2 * STEPS + 2, interrupt(signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(config, tmp_path / "run", quiet=True)
+    for name in ("last", "previous"):
+        (tmp_path / "run" / f"{name}.safetensors").unlink()
+    with pytest.raises(RunError, match="no state to go on from"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_an_error_of_mxnet_says_how_to_go_on(config, whole, tmp_path, monkeypatch):
+    import mxnet
+
+    with monkeypatch.context() as patch:
+        at_call(
+            patch, GluonEngine, "_match", 2 * STEPS, fail_with(mxnet.MXNetError("cudaMalloc failed: out of memory"))
+        )
+        with pytest.raises(EngineError, match=r"out of memory; a larger train\.accumulate.*--resume"):
+            train(config, tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", quiet=True)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_rate_too_small_for_float32_is_none(config, tmp_path):
+    small = override_config(config, ["optim.lr=1e-38", "optim.warmup=0", "train.epochs=1"])
+    assert train(small, tmp_path / "run", quiet=True).is_finished
+
+
+def test_a_worker_that_was_not_told_of_the_others_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLC_ROLE", "worker")
+    with pytest.raises(EngineError, match="kvstore=dist_sync"):
+        train(config, tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -497,7 +558,7 @@ def test_a_run_whose_time_is_up_keeps_its_state_closes_and_can_be_given_more(con
 
 
 def test_training_ends_once_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
-    scores = iter([0.1, 0.3, 0.2, 0.3 - 1e-9, 0.9, 0.9, 0.9])
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.9, 0.9, 0.9])  # a tie is no progress
     really = learning.measure
 
     def measured(engine, examples, config, names, name, **options):
@@ -509,7 +570,7 @@ def test_training_ends_once_validation_has_not_improved_for_long_enough(config, 
     monkeypatch.setattr(learning, "measure", measured)
     patient = config.model_copy(update={"train": config.train.model_copy(update={"patience": 2, "epochs": 9})})
     run = train(patient, tmp_path / "run", quiet=True)
-    assert run.load_checkpoint("best").epoch == 1 and run.load_state()[0].standing.epoch == 4
+    assert run.load_checkpoint("best").epoch == 3 and run.load_state()[0].standing.epoch == 4
 
 
 # -- the post's rule --------------------------------------------------------------------------------------------------

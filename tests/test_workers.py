@@ -96,6 +96,33 @@ def test_a_signal_stops_all_workers_after_the_same_step_and_they_go_on_together(
     assert_equal(run, alone)
 
 
+STOPS_IN_THE_LAST_STEP = """
+import os, signal, sys
+from ena24ssd import cli
+from ena24ssd.gluon.engine import GluonEngine
+really, calls = GluonEngine.train_step, []
+def counted(engine, batch):
+    calls.append(None)
+    if len(calls) == 5 and engine.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return really(engine, batch)
+GluonEngine.train_step = counted
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_one_worker_asked_to_stop_in_an_epochs_last_step_stops_all_and_they_go_on(choices, alone, tmp_path):
+    run = tmp_path / "run"
+    words = ["train", "--quiet", *choices, "kvstore=dist_sync", "--out", str(run)]
+    command = [sys.executable, "-m", "ena24ssd.cluster", "--workers", "2", "--"]
+    command += [sys.executable, "-c", STOPS_IN_THE_LAST_STEP, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 128 + signal.SIGTERM and "epoch 0, after step 5 of 5" in done.stderr, done.stderr
+    code, said = finish(start(["--resume", str(run)], 2))
+    assert code == 0, said
+    assert_equal(run, alone)
+
+
 def test_a_worker_that_dies_ends_the_others_and_the_run_can_go_on(choices, alone, tmp_path):
     import psutil
 
@@ -115,7 +142,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_run_can_go_on(choices, alone
 
 
 def test_workers_that_see_different_data_are_told(choices, scenes, tmp_path):
-    """Each worker reads the dataset of a folder that carries its port's name."""
+    """Each worker takes its port as the seed."""
     script = "import os, sys; from ena24ssd import cli; "
     script += "seed = 'seed=' + os.environ['PORT']; sys.exit(cli.main([*sys.argv[1:], seed]))"
     words = ["train", "--quiet", *choices, "kvstore=dist_sync", "--out", str(tmp_path / "run")]

@@ -74,13 +74,13 @@ def _train(choice: argparse.Namespace) -> int:
             config = change_config(config, {"data.path": choice.data})
         name = Path(preset).stem if preset else "default"
         folder = Path(choice.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        print(f"training into {folder}; watch it with: tensorboard --logdir {folder / 'board'}", flush=True)
         run = train(config, folder, quiet=choice.quiet)
     closing = [row for row in run.rows() if row.get("closing")]
     if not closing:  # this was one of several workers; another has the figures
         return 0
     metrics = {row["split"]: row for row in closing}
-    how = "the best on validation" if run.split.validation else "the last; there is no validation split"
+    measured = run.load_checkpoint("best").score is not None
+    how = "the best on validation" if measured else "the last; validation chose none"
     print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
     print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
     print(figure_table(metrics))

@@ -96,5 +96,6 @@ class MxBoard:
             try:
                 file_writer.close()
             except OSError:  # flush has said so; now nothing shall try again when the interpreter ends
-                file_writer._event_writer._ev_writer._recordio_writer._writer = None
+                events = file_writer._event_writer._ev_writer
+                events._recordio_writer._writer = events._recordio_writer = None
         self._writer._all_writers.clear()

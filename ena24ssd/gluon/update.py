@@ -13,6 +13,8 @@ from ena24ssd.config import OptimConfig
 
 UPDATES = "updates"  # how often the optimizer has moved the weights; Adam corrects its means by it
 
+LEAST_RATE = 10 * float(numpy.finfo(numpy.float32).tiny)
+
 
 class Update:
     """Adds up the gradients of all devices and workers, shortens them, and lets the optimizer move the weights.
@@ -37,7 +39,8 @@ class Update:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        self._trainer.set_learning_rate(rate)
+        # MXNet's operators refuse what float32 cannot hold in full; Adam divides by up to 3 more in its first steps.
+        self._trainer.set_learning_rate(rate if rate > LEAST_RATE else 0.0)
 
     def step(self) -> np.ndarray:
         """Move the weights by the gradients there are. Returns the norm they had, (1,), still on the device."""
