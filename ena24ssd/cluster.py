@@ -353,6 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     try:
         if options.workers is None:
+            if command:
+                parser.error("--workers is missing: how many of the command?")
             _serve()
             return 0
         if not command or options.workers < 1 or options.servers < 1:

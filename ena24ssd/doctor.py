@@ -643,7 +643,7 @@ def _workers(config: RunConfig) -> tuple[Finding, ...]:
     try:
         member = read_membership(os.environ)
     except EngineError as fault:
-        way_out = f"python -m ena24ssd.cluster --workers 2 -- ena24ssd train kvstore={config.kvstore} CONFIG.yaml"
+        way_out = "start the same command with 'python -m ena24ssd.cluster --workers 2 --' in front of it"
         return (Finding("several machines", "cannot work", str(fault), way_out),)
     said = f"{member.role}; {member.workers} workers and {member.servers} servers meet at {member.host}:{member.port}"
     return (Finding("several machines", "ok", said),)

@@ -327,7 +327,7 @@ def _way_on(run: Run) -> str:
 def _epoch_line(epoch: int, metrics: Mapping[str, Mapping[str, float]], seconds: float) -> str:
     parts = [f"epoch {epoch:3d}  {seconds:6.1f} s"]
     for side, values in metrics.items():
-        part = f"{side} loss {values['anchor/log_loss']:.4g} micro-F1 {values['anchor/micro_f1']:.3f}"
+        part = f"{side} loss {values['anchor/log_loss']:.4g}"
         if "detection/map50" in values:
             part += f" mAP50 {values['detection/map50']:.3f}"
         parts.append(part)

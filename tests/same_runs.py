@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def steps_of(board: Path) -> dict[str, list[int]]:
     return {name: [step for step, _ in points] for name, points in points_of(board).items()}
 
 
+@cache
 def points_of(board: Path) -> dict[str, list[tuple[int, object]]]:
     """Every curve, histogram and picture of a board, with steps and, but for times and memory, values."""
     points = {}

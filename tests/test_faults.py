@@ -218,7 +218,7 @@ def test_a_kill_while_a_state_is_written_loses_no_more_than_that(scenes, cache, 
     state, doubt = open_run(run).load_state()
     assert state is not None and doubt is None
     resume(run, quiet=True)
-    assert (run / "metrics.jsonl").read_bytes() != b""
+    assert_same(run, whole)
     assert not list(run.glob(".*part")), "what the kill left half-written is swept away"
 
 
@@ -582,7 +582,7 @@ def test_the_posts_rule_ends_all_learning_and_the_sound_one_does_not(scenes, cac
     blog = Path(__file__).parents[1] / "configs" / "blog.yaml"
     assert read_config(blog).optim.schedule == "divide_when_loss_rises"
     small = ["model.width=0.04", "data.image_side=48", "train.batch=1", "train.epochs=1", "device=cpu", "optim.lr=1"]
-    small += ["log.graph=false", "log.pictures=0", f"data.path={scenes}", f"data.cache={cache}"]
+    small += ["log.graph=false", "log.pictures=0", "log.histograms=false", f"data.path={scenes}", f"data.cache={cache}"]
     run = train(read_config(blog, [*small, f"optim.schedule={schedule}"]), tmp_path / "run", quiet=True)
     weights = [run.load_state()[0].weights]
     for epochs in range(2, 9):
