@@ -215,12 +215,17 @@ class Run:
         score = float(notes["score"]) if "score" in notes else None
         return Checkpoint(weights, int(notes.get("epoch", 0)), score)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a file that should hold a state."""
+        return bool(self._states())
+
     def load_state(self) -> tuple[State | None, str | None]:
         """What `keep_state` kept, and a sentence if it is not the latest because that is damaged.
 
         None for the state where none was kept yet. Raises RunError where no kept state is whole.
         """
-        files = [name for name in ("last", "previous") if self.checkpoint_file(name).exists()]
+        files = self._states()
         doubt = None
         for name in files:
             try:
@@ -230,6 +235,9 @@ class Run:
         if not files:
             return None, None
         raise refusal
+
+    def _states(self) -> list[Literal["last", "previous"]]:
+        return [name for name in ("last", "previous") if self.checkpoint_file(name).exists()]
 
     def _read_state(self, name: Literal["last", "previous"]) -> State:
         arrays, notes = self._read(name)

@@ -119,7 +119,7 @@ def _held(run: Run, engine: Engine) -> AbstractContextManager:
 def _require_unfinished(run: Run, overrides: Sequence[str]) -> None:
     """Raise RunError where there is nothing to go on with."""
     if not run.is_finished:
-        if run.load_state()[0] is None and any(row["epoch"] > 0 for row in run.rows()):
+        if not run.has_state and any(row["epoch"] > 0 for row in run.rows()):
             raise RunError(
                 f"{run.folder}: has figures of whole epochs, but no state to go on from (last.safetensors is gone); "
                 "put it back, or start another run"
