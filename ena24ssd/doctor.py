@@ -446,9 +446,8 @@ def _run(command: Sequence[str], limit: float, environment: Mapping[str, str] | 
 def _ending(outcome: _Outcome, limit: float) -> str:
     """How a program ended that should have answered."""
     lines = [line.strip() for line in (outcome.errors or outcome.output).splitlines() if line.strip()]
-    errors = [
-        line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)
-    ]  # a traceback's, before its advice
+    # A traceback's own line, rather than the advice that may follow it.
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
     words = f": {(errors or lines)[-1][:200]}" if lines else ""
     if outcome.code is None:
         return f"no answer in {limit:g} s"

@@ -71,7 +71,6 @@ class Engine(Protocol):
     """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together."""
 
     device: str
-    devices: int  # over which a batch is spread
     learning_rate: float
     rank: int  # of this worker: 0 measures and writes
     workers: int

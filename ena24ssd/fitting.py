@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from ena24ssd.config import RunConfig, change_config, check_config
 from ena24ssd.data import Batch
 from ena24ssd.engine import Engine, EngineError, load_engine
-from ena24ssd.memory import available_memory, peak_memory
+from ena24ssd.memory import available_memory, is_shortage, peak_memory
 
 LARGEST = 1024  # pictures an update: more of them would make too few updates
 SHARE = 0.8  # of the memory that is free on a CPU: the rest is for the pictures' cache, and for others
@@ -36,7 +35,6 @@ LEFT_OVER = 0.1  # of what was found, where the limit itself was not measured ag
 BUDGET = 300.0  # seconds for all trials together
 PATIENCE = 600.0  # seconds until a trial counts as hung, at least: loading a framework for a GPU may take minutes
 CHILD = (sys.executable, "-m", "ena24ssd.fitting")
-SPEAKS_OF_MEMORY = re.compile(r"memory|bad_alloc|cudaMalloc|ALLOC_FAILED", re.IGNORECASE)
 
 
 class FitError(ValueError):
@@ -237,8 +235,8 @@ def main() -> None:
     except Exception as fault:  # whatever it is, the asking process decides
         answer = {
             "failure": str(fault) if isinstance(fault, EngineError) else _in_one_line(fault),
-            "is_engine": isinstance(fault, EngineError),
-            "is_memory": isinstance(fault, MemoryError) or SPEAKS_OF_MEMORY.search(str(fault)) is not None,
+            "is_engine": isinstance(fault, EngineError) and not is_shortage(fault),
+            "is_memory": is_shortage(fault),
         }
     with way_out:
         json.dump(answer, way_out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from tqdm import tqdm
@@ -36,7 +37,8 @@ class Logbook:
         self._run, self._engine, self._dataset, self._shown = run, engine, dataset, shown
         self._board: Board | None = None
         if writes:
-            self._try(self._open)
+            with self._enduring():
+                self._board = engine.open_board(run.board_folder)
 
     def log(
         self,
@@ -50,49 +52,39 @@ class Logbook:
         ``speed`` holds pictures_per_second, waiting, peak_memory and learning_rate. The gradients are those of the last
         step; after a resume that found none to take they are left out.
         """
-        self._try(lambda: self._log(epoch, weights, figures, speed))
+        if self._board is None:
+            return
+        board, choices = self._board, self._run.config.log
+        with self._enduring():
+            if epoch == 0:
+                board.text("config", _indented(dump_config(self._run.config)), 0)
+            _log_figures(board, epoch, figures)
+            board.scalars("Learning_rate", {"train": speed["learning_rate"]}, epoch)
+            board.scalar("Speed/pictures_per_second", speed["pictures_per_second"], epoch)
+            board.scalar("Speed/share_waiting_for_data", speed["waiting"], epoch)
+            board.scalar("Memory/peak_GB", speed["peak_memory"] / 1e9, epoch)
+            if choices.histograms:
+                _log_histograms(board, epoch, "", weights)
+                _log_histograms(board, epoch, "gradient/", self._engine.gradients())
+            if choices.pictures:
+                sheet = draw_sheet(self._engine, self._dataset, self._shown, self._run.config, choices.pictures)
+                board.picture("Detections", np.asarray(sheet), epoch)
+            if epoch == 0 and choices.graph:
+                board.graph()
+            board.flush()
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
             self._board = None
 
-    def _open(self) -> None:
-        self._board = self._engine.open_board(self._run.board_folder)
-
-    def _try(self, write: Callable[[], None]) -> None:
+    @contextmanager
+    def _enduring(self) -> Iterator[None]:
         try:
-            write()
+            yield
         except OSError as fault:
             tqdm.write(f"{self._run.board_folder}: {fault}. Training goes on without TensorBoard's curves")
             self.close()
-
-    def _log(
-        self,
-        epoch: int,
-        weights: Mapping[str, np.ndarray],
-        figures: Mapping[str, Mapping[str, float]],
-        speed: Mapping[str, float],
-    ) -> None:
-        if self._board is None:
-            return
-        board, log = self._board, self._run.config.log
-        if epoch == 0:
-            board.text("config", _indented(dump_config(self._run.config)), 0)
-        _log_figures(board, epoch, figures)
-        board.scalars("Learning_rate", {"train": speed["learning_rate"]}, epoch)
-        board.scalar("Speed/pictures_per_second", speed["pictures_per_second"], epoch)
-        board.scalar("Speed/share_waiting_for_data", speed["waiting"], epoch)
-        board.scalar("Memory/peak_GB", speed["peak_memory"] / 1e9, epoch)
-        if log.histograms:
-            _log_histograms(board, epoch, "", weights)
-            _log_histograms(board, epoch, "gradient/", self._engine.gradients())
-        if log.pictures:
-            sheet = draw_sheet(self._engine, self._dataset, self._shown, self._run.config, log.pictures)
-            board.picture("Detections", np.asarray(sheet), epoch)
-        if epoch == 0 and log.graph:
-            board.graph()
-        board.flush()
 
 
 def _log_figures(board: Board, epoch: int, figures: Mapping[str, Mapping[str, float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,13 @@ from pathlib import Path
 import psutil
 
 UNLIMITED = 2**60  # version 1 writes the largest page-aligned number there is where nothing is limited
+
+SPEAKS_OF_MEMORY = re.compile(r"memory|bad_alloc|cudaMalloc|ALLOC_FAILED", re.IGNORECASE)
+
+
+def is_shortage(fault: Exception) -> bool:
+    """Whether an error is about too little memory: frameworks have no kind of their own for it, only words."""
+    return isinstance(fault, MemoryError) or SPEAKS_OF_MEMORY.search(str(fault)) is not None
 
 
 def available_memory() -> int:

@@ -246,7 +246,7 @@ class Run:
             standing = Standing(**{f.name: known[f.name] for f in fields(Standing) if f.name in known})
         except (KeyError, ValueError, AttributeError) as fault:
             raise RunError(
-                f"{self.checkpoint_file(name)}: does not say how far the run had come ({fault!r})"
+                f"{self.checkpoint_file(name)}: does not say how far the run had come ({fault!r}); start a new run"
             ) from fault
         optimizer = {key.removeprefix(OPTIMIZER): arrays.pop(key) for key in list(arrays) if key.startswith(OPTIMIZER)}
         return State(arrays, optimizer, standing)

@@ -53,12 +53,9 @@ def listening() -> Iterator[Request]:
     def note(number: int, _frame: object) -> None:
         request.signal_number = number
         restore()
-        # Not through a stream: the main thread may be in the middle of writing to it.
-        with suppress(OSError):
-            os.write(
-                2,
-                f"\n{signal.Signals(number).name}: stopping at the next safe point; once more ends at once\n".encode(),
-            )
+        words = f"\n{signal.Signals(number).name}: stopping at the next safe point; once more ends at once\n"
+        with suppress(OSError):  # not through a stream: the main thread may be in the middle of writing to it
+            os.write(2, words.encode())
 
     try:
         for number in SIGNALS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
@@ -23,7 +22,7 @@ from ena24ssd.gluon.losses import multibox_loss, normalisers
 from ena24ssd.gluon.multibox import Targets, decode, match
 from ena24ssd.gluon.ssd import Ena24SSD
 from ena24ssd.gluon.update import Update
-from ena24ssd.memory import peak_memory
+from ena24ssd.memory import is_shortage, peak_memory
 from ena24ssd.metrics import AnchorSums
 
 
@@ -35,7 +34,7 @@ def telling() -> Iterator[None]:
     except mxnet.MXNetError as fault:
         said = " ".join(str(fault).split())
         way_out = "'ena24ssd doctor' looks at the devices"
-        if re.search(r"memory|bad_alloc|cudaMalloc|ALLOC_FAILED", said, re.IGNORECASE):
+        if is_shortage(fault):
             way_out = "a larger train.accumulate needs less memory, as does a smaller train.batch in a new run"
         raise EngineError(f"MXNet gave up: {said[:300]}; {way_out}") from fault
 
@@ -91,7 +90,8 @@ class GluonTrainedStep(GluonStep):
         self._norm, self._before = norm, before
 
     def fault(self) -> str | None:
-        norm = float(self._norm.asnumpy())
+        with self._engine.awaiting(), telling():  # unlike the sums, the norm has to do with every worker's gradient
+            norm = float(self._norm.asnumpy())
         if numpy.isfinite(self._read.loss) and numpy.isfinite(norm):
             return None
         self._engine.put_back(self._before)
@@ -101,12 +101,13 @@ class GluonTrainedStep(GluonStep):
 class GluonEngine:
     """`ena24ssd.engine.Engine` on MXNet: the reference the others are held against."""
 
+    @telling()
     def __init__(self, config: RunConfig, class_names: Sequence[str]):
         mxnet.npx.set_np()  # MXNet keeps this setting per thread, and this may be another than the importing one
         self._config, self._classes = config, len(class_names)
         self._contexts = open_devices(config.device)
         self._context = self._contexts[0]  # that measures and detects
-        self.device, self.devices = ", ".join(map(str, self._contexts)), len(self._contexts)
+        self.device = ", ".join(map(str, self._contexts))
         mxnet.random.seed(config.seed)
         self.net = Ena24SSD(self._classes, config.model)
         self.net.initialize(ctx=self._contexts)
