@@ -10,16 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ena24ssd.assessment import evaluate
     from ena24ssd.cameratraps import read as read_dataset
     from ena24ssd.checkup import check_dataset
     from ena24ssd.comparison import compare_runs
     from ena24ssd.config import RunConfig, read_config
+    from ena24ssd.contest import compare_models
     from ena24ssd.conversion import convert
     from ena24ssd.curves import draw_curves
     from ena24ssd.detector import Detector, predict
     from ena24ssd.doctor import examine as examine_machine
     from ena24ssd.download import download as download_ena24
-    from ena24ssd.evaluation import evaluate
     from ena24ssd.report import explore
     from ena24ssd.runs import open_run
     from ena24ssd.synthetic import write_dataset
@@ -31,6 +32,7 @@ __all__ = [
     "Detector",
     "RunConfig",
     "check_dataset",
+    "compare_models",
     "compare_runs",
     "convert",
     "download_ena24",
@@ -51,11 +53,12 @@ _HOMES = {
     "Detector": ("detector", "Detector"),
     "RunConfig": ("config", "RunConfig"),
     "check_dataset": ("checkup", "check_dataset"),
+    "compare_models": ("contest", "compare_models"),
     "compare_runs": ("comparison", "compare_runs"),
     "convert": ("conversion", "convert"),
     "download_ena24": ("download", "download"),
     "draw_curves": ("curves", "draw_curves"),
-    "evaluate": ("evaluation", "evaluate"),
+    "evaluate": ("assessment", "evaluate"),
     "examine_machine": ("doctor", "examine"),
     "explore": ("report", "explore"),
     "open_run": ("runs", "open_run"),

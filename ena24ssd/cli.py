@@ -1,6 +1,7 @@
 """What can I type?
 
-``ena24ssd download | convert | check | explore | split | synth | doctor | train | runs | curves | evaluate | predict``
+``ena24ssd download | convert | check | explore | split | synth | doctor | train | runs | curves | evaluate | compare |
+predict``
 
 Every verb parses, calls one importable function and prints. Exit codes: 0 done, 1 a mistake that the message explains
 (check: something had to be left out; doctor: training cannot work), 2 a command line that does not parse, 128 + n
@@ -23,7 +24,7 @@ from ena24ssd.tables import printable
 # What a user can mend. ENA24SSD_TRACEBACK=1 shows where it came from all the same.
 MISTAKES = (ValueError, OSError, MemoryError, EngineError, DivergedError)
 
-OVERRIDDEN = ("doctor", "explore", "train")  # the verbs that take a config
+OVERRIDDEN = ("compare", "doctor", "evaluate", "explore", "train")  # the verbs that take a config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -216,6 +216,17 @@ class EvaluationConfig(Section):
     class_agnostic_nms: bool = Field(False, description="Let a box suppress boxes of other species too.")
     floor: Share = Field(0.01, description="Detections below this are not even looked at, by mAP neither.")
     candidates: Count = Field(200, description="Best-scored boxes a picture brings to NMS.")
+    recall: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="Share of animal pictures to keep, where it is asked how many pictures nobody need look at."
+    )
+    resamples: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        1000, description="Draws of whole bursts from which 'evaluate' says how far its figures may be off; 0: none."
+    )
+    protocol: Literal["honest", "post"] = Field(
+        "honest",
+        description="post: besides the honest figures, what the post would have published of the same weights (its last "
+        "training batch, anchors instead of animals, two digits), shortcut by shortcut.",
+    )
 
 
 class LogConfig(Section):

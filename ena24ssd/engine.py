@@ -53,6 +53,11 @@ class Board(Protocol):
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None: ...
 
+    def pr_curve(self, tag: str, right: np.ndarray, wrong: np.ndarray, boxes: int, step: int) -> None:
+        """Precision and recall by score: how many detections are right and wrong, (K,) each, that score at least
+        0, ..., 1 in K even steps, where there were ``boxes`` to find.
+        """
+
     def text(self, tag: str, markdown: str, step: int) -> None: ...
 
     def picture(self, tag: str, pixels: np.ndarray, step: int) -> None:

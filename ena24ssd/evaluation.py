@@ -1,96 +1,36 @@
-"""How good is this run on this split?"""
+"""What does a network say about these pictures?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
 
 from ena24ssd import draw
 from ena24ssd.boxes import LabelledBox
-from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset, Image
-from ena24ssd.config import RunConfig, change_config
-from ena24ssd.data import Batch, Examples, count_batches, iterate_batches, read_examples
+from ena24ssd.cases import Cases, gather
+from ena24ssd.config import RunConfig
+from ena24ssd.data import Batch, Examples, count_batches, iterate_batches
 from ena24ssd.detections import Detection, ImageDetections, rows_to_detections
-from ena24ssd.engine import Engine, load_engine
+from ena24ssd.engine import Engine
 from ena24ssd.epoch import Pass, run_epoch
 from ena24ssd.files import replacing
-from ena24ssd.inspection import PICTURE_RULES
-from ena24ssd.metrics import AnchorSums, detection_metrics
+from ena24ssd.metrics import AnchorSums
 from ena24ssd.pictures import PictureError, read_picture, view_of
-from ena24ssd.runs import CheckpointName, Run, RunError, open_run
-from ena24ssd.sources import read_source
+from ena24ssd.runs import Run
+from ena24ssd.scores import quick_figures
 from ena24ssd.splits import SIDES
 
 
-@dataclass(frozen=True)
-class Report:
-    """What one set of weights does on one split; ``metrics`` holds the figures of `measure`."""
+class Measured(NamedTuple):
+    """What a network said about some pictures."""
 
-    split: str
-    epoch: int
-    pictures: int
-    unreadable: int  # pictures of the split that were left out
-    metrics: dict[str, float]
-
-
-def evaluate(
-    folder: Path | str,
-    split: str | None = None,
-    checkpoint: CheckpointName = "best",
-    *,
-    data: Path | None = None,
-    device: str | None = None,
-    sheet: Path | None = None,
-    quiet: bool = False,
-) -> Report:
-    """Measure a run's checkpoint on one of its splits; training's closing figures come from the same code.
-
-    Parameters: ``split`` is train, validation or test (left out: test, or validation where there is no test split);
-    ``data`` says where the dataset lies now, if it moved; ``sheet`` is where to draw detections beside the truth.
-    """
-    run = open_run(folder)
-    changes = {"kvstore": None} | ({"device": device} if device else {})  # measuring is one process's work
-    if data is not None:
-        changes |= {"data.path": data, "data.pictures": None}
-    config = change_config(run.config, changes)
-    split = split or closing_split(run)
-    dataset = read_source(config.data).dataset
-    if dataset.class_names != run.class_names:
-        different = sorted(set(dataset.class_names) ^ set(run.class_names))
-        what = f"differ in {', '.join(different)}" if different else "stand in another order"
-        raise RunError(
-            f"{run.folder}: its species and those of {dataset.name} {what}; a label must mean the same to both. "
-            "Name the data it was trained on with --data"
-        )
-    ids = getattr(run.split, split)
-    absent = set(ids).difference(image.id for image in dataset.images)
-    if absent or not ids:
-        why = "it has no pictures; name another with --split"
-        if absent:
-            why = (
-                f"{len(absent)} of its {len(ids)} pictures (first: {min(absent)!r}) are no longer usable; "
-                f"'ena24ssd check' says why, --data names another place for the data"
-            )
-        raise RunError(f"{run.folder}: split '{split}' cannot be measured: {why}")
-    cache = cache_pictures(dataset, config.data.image_side, config.data.fit, config.data.cache)
-    examples, problems = read_examples(dataset, cache, ids, max_boxes(dataset, config), config.data.fit)
-    if not len(examples):
-        raise RunError(
-            f"{run.folder}: split '{split}' cannot be measured: none of its pictures can be used. The first, "
-            f"{problems[0].file_name}: {problems[0].detail}. {PICTURE_RULES[problems[0].rule]}"
-        )
-    engine = load_engine(config, run.class_names)
-    kept = run.load_checkpoint(checkpoint)
-    engine.load_weights(kept.weights)
-    metrics = measure(engine, examples, config, run.class_names, split, show=not quiet)
-    if sheet is not None:
-        save_sheet(draw_sheet(engine, dataset, examples, config, 12), sheet)
-    return Report(split, kept.epoch, len(examples), len(ids) - len(examples), metrics)
+    sums: AnchorSums
+    cases: Cases
 
 
 def measure(
@@ -102,10 +42,11 @@ def measure(
     *,
     show: bool = True,
     until: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Figures of a split: ``anchor/...``, ``detection/...`` and, for the species it shows, ``f1/<species>``.
+) -> Measured | None:
+    """Ask the network about every example, with detections of any score.
 
-    None where ``until``, which is asked after every batch, ended the measuring early.
+    ``name`` is what progress and messages call the pictures. None where ``until``, which is asked after every batch,
+    ended the measuring early.
     """
     found: list[tuple[Detection, ...]] = []
 
@@ -129,9 +70,12 @@ def measure(
     passed = run_epoch(Collecting, batches, total, nothing, name, until=until, show=show)
     if passed.steps < total:
         return None
-    truths = [image.boxes for image in examples.images]
-    detected = detection_metrics(truths, found, len(class_names), config.evaluation.score)
-    return anchor_figures(passed.sums, class_names) | {f"detection/{key}": value for key, value in detected.items()}
+    return Measured(passed.sums, gather(examples.images, found, class_names))
+
+
+def figures_of(measured: Measured, threshold: float) -> dict[str, float]:
+    """What training logs: ``anchor/...``, ``f1/<species>``, and the figures of `ena24ssd.scores.quick_figures`."""
+    return anchor_figures(measured.sums, measured.cases.class_names) | quick_figures(measured.cases, threshold)
 
 
 def anchor_figures(sums: AnchorSums, class_names: Sequence[str]) -> dict[str, float]:
@@ -156,25 +100,39 @@ def draw_sheet(
     )
     portions = np.array_split(chosen, range(portion_size(config), len(chosen), portion_size(config)))
     rows = (row for portion in portions for row in engine.detect(examples.take(portion).images))
+    images = [examples.images[position] for position in chosen]
+    found = [
+        _detections(row, image, dataset.class_names, config, config.evaluation.score)
+        for row, image in zip(rows, images)
+    ]
+    return lay_out(dataset, images, found, width)
+
+
+def lay_out(
+    dataset: CameraTrapDataset, images: Sequence[Image], found: Sequence[Sequence[Detection]], width: int = 480
+) -> Pillow.Image:
+    """A sheet of pictures, each with its truth in white dashes and what was found on it in colour."""
     drawn, captions = [], []
-    for position, found in zip(chosen, rows):
-        image = examples.images[position]
-        try:
-            picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
-        except PictureError:  # it could be read when the cache was made; no drawing is worth stopping for
-            picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), draw.PAPER)
-        picture.thumbnail((width, width))  # before drawing: words and lines stay as large as the sheet shows them
-        detections = ImageDetections(
-            image.file_name,
-            image.width,
-            image.height,
-            _detections(found, image, dataset.class_names, config, config.evaluation.score),
-        )
+    for image, some in zip(images, found):
+        picture = read_thumbnail(dataset, image, width)
+        detections = ImageDetections(image.file_name, image.width, image.height, tuple(some))
         scale = picture.width / image.width, picture.height / image.height
         scaled = [LabelledBox(label, box.scale(*scale)) for label, box in image.boxes]
         drawn.append(draw.draw_detections(draw.draw_truth(picture, scaled, dataset.class_names), detections))
         captions.append(image.file_name)
     return draw.contact_sheet(drawn, captions, columns=3, cell=(width, width * 3 // 4))
+
+
+def read_thumbnail(dataset: CameraTrapDataset, image: Image, width: int) -> Pillow.Image:
+    """The picture at most ``width`` pixels a side, before anything is drawn on it: words and lines then stay as large as
+    the sheet shows them. A blank card where it can no longer be read: no drawing is worth stopping for.
+    """
+    try:
+        picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
+    except PictureError:
+        picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), draw.PAPER)
+    picture.thumbnail((width, width))
+    return picture
 
 
 def save_sheet(sheet: Pillow.Image, path: Path) -> None:

@@ -14,13 +14,12 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image as Pillow
 
 from ena24ssd.ahead import Progress, run_ahead
 from ena24ssd.anchors import Anchors, best_iou, count_cells, ideal_iou, suggest
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.config import RunConfig
-from ena24ssd.pictures import STRIP_BOTTOM, STRIP_TOP, PictureError, read_picture, view_of
+from ena24ssd.pictures import THUMBNAIL, PictureError, is_grey, read_picture, view_of
 from ena24ssd.sources import Source, read_source, read_source_or_json
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of every `Spread`
@@ -32,8 +31,6 @@ FEW = 20  # boxes below which a share of them says little
 
 # What makes a picture grey: colours that hardly differ from place to place. A cast over all of it is no colour, as
 # some infrared pictures are pink throughout. The burnt-in strips, sometimes coloured, are left out of it.
-THUMBNAIL = 64  # pixels square
-COLOURED = 3.5  # levels of 255 by which a tenth of a coloured picture differs from its typical colour, at the least
 
 
 class Spread(NamedTuple):
@@ -303,15 +300,6 @@ def heat_map(frame: np.ndarray, grid: tuple[int, int] = GRID) -> np.ndarray:
         along = np.minimum(right * columns - np.arange(columns), 1) - np.clip(left * columns - np.arange(columns), 0, 1)
         heat += down.T @ np.clip(along, 0, 1)
     return heat / max(len(frame), 1)
-
-
-def is_grey(picture: Pillow.Image) -> bool:
-    """Whether an RGB picture has no colours of its own, as those taken by infrared flash."""
-    small = picture.resize((THUMBNAIL, THUMBNAIL), Pillow.Resampling.BOX)
-    pixels = np.asarray(small, dtype=np.float32)[round(STRIP_TOP * THUMBNAIL) : -round(STRIP_BOTTOM * THUMBNAIL)]
-    hue = (pixels - pixels.mean(axis=-1, keepdims=True)).reshape(-1, 3)  # what is left without the brightness
-    difference = np.abs(hue - np.median(hue, axis=0)).max(axis=-1)
-    return bool(np.quantile(difference, 0.9) < COLOURED)
 
 
 def spread_evenly(count: int, sample: int) -> np.ndarray:

@@ -21,13 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ena24ssd.calibration import fit, save_calibration
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.config import RunConfig, change_config, dump_config
 from ena24ssd.data import Batch, Examples, shuffle_batches
 from ena24ssd.engine import Engine, EngineError, Step
 from ena24ssd.epoch import DivergedError, Pass, run_epoch
-from ena24ssd.evaluation import anchor_figures, draw_sheet, measure, save_sheet
-from ena24ssd.logbook import Logbook
+from ena24ssd.evaluation import anchor_figures, draw_sheet, figures_of, measure, save_sheet
+from ena24ssd.logbook import Logbook, log_evaluation
+from ena24ssd.matching import match
 from ena24ssd.metrics import AnchorSums
 from ena24ssd.runs import Checkpoint, Run, RunError, Standing, State
 from ena24ssd.schedules import learning_rate
@@ -282,9 +284,10 @@ def _measure(
         if len(work.examples[side]) and not request:
             name = f"epoch {standing.epoch} {side}"
             options = {"show": not work.quiet, "until": lambda: bool(request)}
-            values = measure(work.engine, work.examples[side], work.config, work.run.class_names, name, **options)
-            figures |= {} if values is None else {side: values}
+            seen = measure(work.engine, work.examples[side], work.config, work.run.class_names, name, **options)
+            figures |= {} if seen is None else {side: figures_of(seen, work.config.evaluation.score)}
     score = figures.get("validation", {}).get("detection/map50", 0.0)
+    score = score if np.isfinite(score) else 0.0  # no box to find
     mine = [bool(request), score if work.writes else 0, clock() if work.writes else 0]
     stop, score, seconds = work.engine.agree(np.array(mine, dtype=np.float64))
     if stop:
@@ -406,14 +409,21 @@ def _close(work: Work, standing: Standing, request: Request) -> None:
         run.keep_best(Checkpoint(_finite_weights(work), standing.epoch - (standing.step == 0), None))
     kept = run.load_checkpoint("best")
     engine.load_weights(kept.weights)
+    judged = next(side for side in reversed(SIDES) if len(work.examples[side]))
     rows = []
     for side, some in work.examples.items():
-        if len(some):
-            options = {"show": not work.quiet, "until": lambda: bool(request)}
-            figures = measure(engine, some, work.config, names, f"closing {side}", **options)
-            if figures is None or request:
-                raise _stopped(work, standing, request)
-            rows.append({"epoch": kept.epoch, "split": side, "closing": True, **figures})
-    judged = next(work.examples[side] for side in reversed(SIDES) if len(work.examples[side]))
-    save_sheet(draw_sheet(engine, work.dataset, judged, work.config, 12), run.sheet_file)
+        if not len(some):
+            continue
+        options = {"show": not work.quiet, "until": lambda: bool(request)}
+        seen = measure(engine, some, work.config, names, f"closing {side}", **options)
+        if seen is None or request:
+            raise _stopped(work, standing, request)
+        figures = figures_of(seen, work.config.evaluation.score)
+        rows.append({"epoch": kept.epoch, "split": side, "closing": True, **figures})
+        if side == "validation":
+            chosen = fit(seen.cases, match(seen.cases), work.config.evaluation.recall, side, kept.epoch)
+            save_calibration(run.folder, chosen)
+        if side == judged:
+            log_evaluation(engine, run, side, kept.epoch, seen.cases, figures)
+    save_sheet(draw_sheet(engine, work.dataset, work.examples[judged], work.config, 12), run.sheet_file)
     run.add_rows(*rows)

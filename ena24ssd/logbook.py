@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,10 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ena24ssd.cameratraps import CameraTrapDataset
+from ena24ssd.cases import Cases
 from ena24ssd.config import dump_config
 from ena24ssd.data import Examples
 from ena24ssd.engine import Board, Engine
 from ena24ssd.evaluation import draw_sheet
+from ena24ssd.matching import match
 from ena24ssd.runs import Run
 
 # Curves on TensorBoard: the post's names for the post's figures, then what tells more.
@@ -24,7 +27,15 @@ CURVES = {
     "MAe_per_positive": "anchor/mae_per_positive",
     "Accuracy_all_background": "anchor/accuracy_all_background",
     "mAP50": "detection/map50",
+    "mAP": "detection/map",
+    "Species_F1": "presence/f1",
+    "Blank_specificity": "blank/specificity",
+    "Blank_sensitivity": "blank/sensitivity",
 }
+
+
+PER_SPECIES = {"f1": "F1", "ap50": "AP50"}  # of its anchors, as the post counts; of its boxes
+THRESHOLDS = 201  # of a precision-recall curve
 
 
 class Logbook:
@@ -87,14 +98,52 @@ class Logbook:
             self.close()
 
 
+def log_evaluation(engine: Engine, run: Run, side: str, epoch: int, cases: Cases, figures: Mapping[str, float]) -> None:
+    """The figures of one split, and the precision-recall curve of every species it shows, on a board of their own.
+
+    It replaces that of an earlier evaluation. Where it cannot be written, nothing else is lost.
+    """
+    folder = run.board_folder / f"evaluation-{side}"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        board = engine.open_board(folder)
+        try:
+            for name, value in figures.items():
+                if np.isfinite(value):
+                    board.scalar(f"Evaluation_{side}/{name}", value, epoch)
+            for name, right, wrong, boxes in _by_score(cases):
+                board.pr_curve(f"Precision_recall_{side}/{name}", right, wrong, boxes, epoch)
+            board.flush()
+        finally:
+            board.close()
+    except OSError as fault:
+        tqdm.write(f"{folder}: {fault}. The evaluation goes on without TensorBoard's curves")
+
+
+def _by_score(cases: Cases) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
+    """Of all species together, then of each that is there: how many detections are right, and how many wrong, that
+    score at least each of `THRESHOLDS` even steps from 0 to 1; and how many boxes there were to find.
+    """
+    matches, boxes = match(cases, [0.5]), cases.boxes_of_species
+    rows = [("all species", matches.counted, boxes.sum())]
+    for label in np.flatnonzero(boxes):
+        rows.append((cases.class_names[label], matches.counted & (cases.found.label == label), boxes[label]))
+    for name, chosen, count in rows:
+        right, wrong = (np.sort(cases.found.score[chosen & (matches.right[0] == kind)]) for kind in (True, False))
+        steps = np.linspace(0, 1, THRESHOLDS)
+        yield name, *(len(scores) - np.searchsorted(scores, steps) for scores in (right, wrong)), int(count)
+
+
 def _log_figures(board: Board, epoch: int, figures: Mapping[str, Mapping[str, float]]) -> None:
     for tag, name in CURVES.items():
-        values = {side: some[name] for side, some in figures.items() if name in some}
+        values = {side: some[name] for side, some in figures.items() if np.isfinite(some.get(name, np.nan))}
         if values:
             board.scalars(tag, values, epoch)
     for side, some in figures.items():
-        for name in (name for name in some if name.startswith("f1/")):
-            board.scalar(f"F1_{side}/{name.removeprefix('f1/')}", some[name], epoch)
+        for name, value in some.items():
+            kind, _, species = name.partition("/")
+            if kind in PER_SPECIES:
+                board.scalar(f"{PER_SPECIES[kind]}_{side}/{species}", value, epoch)
 
 
 def _log_histograms(board: Board, epoch: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:

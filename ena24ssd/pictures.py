@@ -24,6 +24,8 @@ from ena24ssd.boxes import Box
 FITS = ("squash", "letterbox")
 BAR = (124, 116, 104)  # the mean of ImageNet: with the default data.mean, bars are zeros to the network
 STRIP_TOP, STRIP_BOTTOM = 0.05, 0.12  # shares of the height; what Reconyx and Bushnell cameras print on lies in these
+THUMBNAIL = 64  # pixels square, enough to tell a grey picture
+COLOURED = 3.5  # levels of 255 by which a tenth of a coloured picture differs from its typical colour, at the least
 MAX_PIXELS = 178_000_000  # more is refused before it is decoded; Pillow's own limit lies just above
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # no others: Pillow would hand EPS to Ghostscript
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -148,6 +150,15 @@ def fit_square(picture: Pillow.Image, side: int, fit: str, size: tuple[int, int]
     return np.asarray(square)
 
 
+def uncover(square: np.ndarray, width: int, height: int, fit: str) -> Pillow.Image:
+    """What a square (S, S, 3) uint8 shows of a picture of ``width`` x ``height``, without the bars."""
+    shown = Pillow.fromarray(np.ascontiguousarray(square))
+    if fit == "squash":
+        return shown
+    left, top, shown_width, shown_height = _place(width, height, len(square))
+    return shown.crop((left, top, left + shown_width, top + shown_height))
+
+
 def read_square(
     path: Path | str, side: int, fit: str = "squash", *, stored_size: tuple[int, int] | None = None
 ) -> Square:
@@ -191,3 +202,12 @@ def _to_rgb(source: Pillow.Image) -> Pillow.Image:
         layered = source.convert("RGBA")
         return Pillow.alpha_composite(Pillow.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("RGB")
     return source.convert("RGB")
+
+
+def is_grey(picture: Pillow.Image) -> bool:
+    """Whether an RGB picture has no colours of its own, as those taken by infrared flash."""
+    small = picture.resize((THUMBNAIL, THUMBNAIL), Pillow.Resampling.BOX)
+    pixels = np.asarray(small, dtype=np.float32)[round(STRIP_TOP * THUMBNAIL) : -round(STRIP_BOTTOM * THUMBNAIL)]
+    hue = (pixels - pixels.mean(axis=-1, keepdims=True)).reshape(-1, 3)  # what is left without the brightness
+    difference = np.abs(hue - np.median(hue, axis=0)).max(axis=-1)
+    return bool(np.quantile(difference, 0.9) < COLOURED)

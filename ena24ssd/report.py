@@ -1,32 +1,27 @@
 """How does a person get to see what was found, without installing anything?
 
 `explore` measures a dataset and writes one HTML file that holds everything, pictures included, and the same plots as
-PNG files. The page has no scripts and asks nothing of any server. Names come from files that anybody may have written,
-so everything is escaped, and the page forbids its browser to load or run anything (its Content-Security-Policy).
+PNG files (`ena24ssd.pages` says what such a page is).
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Iterable
-from importlib import resources
+from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image as Pillow
 from tqdm import tqdm
 
 from ena24ssd.anchors import STRIDE, Anchors
 from ena24ssd.config import RunConfig
-from ena24ssd.exploration import BORDER, FEW, Exploration, Species, Spread, examine, read_for_exploration
+from ena24ssd.exploration import BORDER, FEW, Exploration, Species, examine, read_for_exploration
 from ena24ssd.files import replace_file
+from ena24ssd.pages import encode, render_page, write_plots
 from ena24ssd.plots import DARK, LIGHT, MOST_ROWS, PLOTS, draw_plots, draw_samples
 
 POOR = 0.5  # share of its boxes below which a species' coverage is marked
 ENOUGH = 300  # boxes; anchors suggested for fewer may suit these very pictures only
 LOSS = 0.02  # share of its boxes that a species must lose by the suggestion to be warned of
-QUALITY = 82  # of the embedded sample pictures, JPEG
 
 
 def explore(
@@ -58,27 +53,20 @@ def write_report(out: Path, found: Exploration, samples: Pillow.Image | None = N
     light, dark = draw_plots(found, LIGHT), draw_plots(found, DARK)
     files = dict(light)
     if samples is not None:
-        files["samples"] = _encode(samples, "PNG")
-    for name in [*PLOTS, "samples"]:
-        path = out / "plots" / f"{name}.png"
-        if name in files:
-            replace_file(path, files[name])
-        else:  # left by an earlier look at other data
-            path.unlink(missing_ok=True)
+        files["samples"] = encode(samples, "PNG")
+    write_plots(out / "plots", files, [*PLOTS, "samples"])
     replace_file(out / "report.html", render(found, light, dark, samples))
 
 
 def render(found: Exploration, light: dict[str, bytes], dark: dict[str, bytes], samples: Pillow.Image | None) -> str:
     """The report as one HTML page; ``light`` and ``dark`` hold the plots as PNG files by name."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True)
-    environment.filters |= {"count": "{:,}".format, "percent": _percent, "range": _range}
-    template = environment.from_string((resources.files("ena24ssd") / "templates" / "explore.html").read_text("utf-8"))
-    return template.render(
+    return render_page(
+        "explore.html",
+        light,
+        dark,
         found=found,
         dataset=found.dataset,
-        light={name: _uri(png, "png") for name, png in light.items()},
-        dark={name: _uri(png, "png") for name, png in dark.items()},
-        samples=samples and _uri(_encode(samples, "JPEG", quality=QUALITY), "jpeg"),
+        samples=samples,
         snippet=snippet(found.anchors.suggested) if found.anchors else "",
         least=min(measured(found), key=lambda row: row.covered, default=None),
         few=FEW,
@@ -104,27 +92,3 @@ def snippet(anchors: Anchors) -> str:
     """The anchors as YAML for a config file."""
     sizes, ratios = (", ".join(f"{value:g}" for value in values) for values in (anchors.sizes, anchors.ratios))
     return f"model:\n  sizes: [{sizes}]\n  ratios: [{ratios}]\n"
-
-
-def _percent(share: float) -> str:
-    """12 %, 1.2 %, 0.05 %; never 0 % for some, nor 100 % for not quite all."""
-    value = share * 100
-    if 99 < value < 100:
-        return f"{min(value, 99.9):.1f} %"
-    if value >= 9.95 or abs(value - round(value)) < 1e-9:
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
-
-
-def _range(spread: Spread, unit: Callable[[float], str] = "{:.2f}".format) -> str:
-    return f"{unit(spread.low)} to {unit(spread.high)}"
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _encode(picture: Pillow.Image, kind: str, **options: int) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()

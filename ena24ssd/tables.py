@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prettytable import PrettyTable
 
 if TYPE_CHECKING:
+    from ena24ssd.assessment import Report
     from ena24ssd.leaks import Leaks
+    from ena24ssd.scores import Range, Scores
 
 Metrics = Mapping[str, float]
 
@@ -19,18 +22,53 @@ POST_COLUMNS = {
     "Micro_F1": "anchor/micro_f1",
 }
 
-# What is shown, and what answering "background" everywhere would score (None: nothing to compare with).
-FIGURES = (
-    ("anchor accuracy", "anchor/accuracy", "anchor/accuracy_all_background"),
-    ("anchor accuracy, positives only", "anchor/accuracy_positives", 0.0),
-    ("anchor micro-F1", "anchor/micro_f1", 0.0),
-    ("offset error, all anchors (MAe)", "anchor/mae", None),
-    ("offset error, per positive", "anchor/mae_per_positive", None),
-    ("mAP at IoU .5", "detection/map50", 0.0),
-    ("precision at the score threshold", "detection/precision", None),
-    ("recall at the score threshold", "detection/recall", 0.0),
-    ("mean IoU of detections over it", "detection/mean_iou", None),
-)
+# What is shown of a model, in this order; a new section is a new idea.
+SECTIONS = {
+    "boxes": (
+        ("mAP, IoU .5 to .95", "detection/map"),
+        ("mAP at IoU .5", "detection/map50"),
+        ("average recall, 100 boxes a picture", "detection/ar100"),
+        ("precision at the score threshold", "detection/precision"),
+        ("recall at the score threshold", "detection/recall"),
+        ("mean IoU of boxes over it", "detection/mean_iou"),
+    ),
+    "species on a picture": (
+        ("precision", "presence/precision"),
+        ("recall", "presence/recall"),
+        ("F1", "presence/f1"),
+        ("F1, mean over species", "presence/macro_f1"),
+        ("pictures with exactly the right species", "presence/exact"),
+    ),
+    "animal or blank": (
+        ("pictures with animals that are flagged", "blank/sensitivity"),
+        ("blank pictures that are left alone", "blank/specificity"),
+        ("boxes on 100 blank pictures", "blank/false_boxes_per_100"),
+    ),
+    "review": (
+        ("pictures with animals still looked at", "review/recall"),
+        ("pictures that nobody looks at", "review/skipped"),
+    ),
+    "scores at their word": (
+        ("expected calibration error", "calibration/ece"),
+        ("the same, after the temperature", "calibration/ece_calibrated"),
+    ),
+    "anchors (the post's figures)": (
+        ("accuracy", "anchor/accuracy"),
+        ("accuracy, positives only", "anchor/accuracy_positives"),
+        ("micro-F1", "anchor/micro_f1"),
+        ("offset error, all anchors (MAe)", "anchor/mae"),
+        ("offset error, per positive", "anchor/mae_per_positive"),
+    ),
+}
+ALL_BACKGROUND = "anchor/accuracy_all_background"
+MISTAKES = {  # by the names of `ena24ssd.mistakes.KINDS`
+    "species": "right place, wrong species",
+    "box": "right species, poor box (IoU .1 to .5)",
+    "species and box": "wrong species and poor box",
+    "duplicate": "an animal found twice",
+    "background": "nothing there",
+    "missed": "an animal missed",
+}
 
 
 def printable(text: object) -> str:
@@ -47,16 +85,120 @@ def post_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
 
 
 def figure_table(metrics: Mapping[str, Metrics]) -> PrettyTable:
-    """Every figure by split, beside what the answer "background everywhere" scores on the last split."""
-    table = PrettyTable(align="r")
-    table.field_names = ["figure", *metrics, "all background"]
+    """The figures by split, beside what the answer "background" for every anchor scores on the last split."""
+    table = PrettyTable(["figure", *metrics, "all background"], align="r")
     table.align["figure"] = "l"
     *_, judged = metrics.values()
-    for title, name, baseline in FIGURES:
-        floor = judged[baseline] if isinstance(baseline, str) else baseline
-        row = [f"{values[name]:.4f}" if name in values else "" for values in metrics.values()]
-        table.add_row([title, *row, "" if floor is None else f"{floor:.4f}"])
+    for name, title in _rows(metrics.values()):
+        floor = judged.get(ALL_BACKGROUND) if name == "anchor/accuracy" else None
+        cells = [_figure(values.get(name)) for values in metrics.values()]
+        table.add_row([title, *cells, _figure(floor)])
     return table
+
+
+def describe_report(report: Report) -> str:
+    """What was measured, in a sentence or two."""
+    scores, cases = report.scores, report.scores.cases
+    which = "" if report.epoch is None else f"checkpoint of epoch {report.epoch}, "
+    blanks = f" ({int(cases.blank.sum()):,} blank)" if cases.blank.any() else ""
+    lines = [
+        f"{printable(report.model)}: {which}{len(cases):,} {report.split} pictures{blanks}"
+        f" in {scores.groups.count:,} {scores.groups.kind}, {len(cases.truth.label):,} boxes. What scores "
+        f"{scores.threshold:g} or more counts as shown"
+    ]
+    if report.unreadable:
+        lines.append(f"{report.unreadable:,} pictures could not be read, or have no result, and are left out")
+    if not scores.ranges:
+        lines.append("no ranges: no draws were asked for, or there are too few groups of pictures to draw from")
+    kept, skipped, at = (scores.figures[f"review/{name}"] for name in ("recall", "skipped", "threshold"))
+    if _is_number(kept) and cases.blank.any():
+        chosen = "these pictures, so it is flattered" if scores.calibration is None else scores.calibration.split
+        lines.append(
+            f"whoever looks only at pictures that score {at:.3f} or more sees {kept:.1%} of those with animals and "
+            f"skips {skipped:.1%} of all (threshold chosen on {chosen}, to keep {scores.recall:.0%})"
+        )
+    if scores.calibration is not None and scores.calibration.threshold is not None and scores.tuned is not None:
+        lines.append(
+            f"at a score of {scores.calibration.threshold:.3f}, the best on {scores.calibration.split}: box F1 "
+            f"{scores.tuned['detection/f1']:.3f}, species F1 {scores.tuned['presence/f1']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def score_table(report: Report) -> PrettyTable:
+    """Every figure of a model: its range in 95 of 100 draws of whole bursts, and what scores without looking."""
+    scores, metrics = report.scores, report.metrics
+    blind = {name: dict(figures) for name, figures in scores.baselines.items()}
+    blind["all background"]["anchor/accuracy"] = metrics.get(ALL_BACKGROUND)
+    table = PrettyTable(["figure", "value", "95 % range", *blind], align="r")
+    table.align["figure"] = "l"
+    for name, title in _rows([metrics]):
+        cells = [_figure(metrics.get(name)), _range(scores.ranges.get(name))]
+        table.add_row([title, *cells, *(_figure(figures.get(name)) for figures in blind.values())])
+    return table
+
+
+def species_score_table(scores: Scores) -> PrettyTable:
+    """Every species that is there or was found: its boxes, and its presence on pictures."""
+    columns = ["species", "boxes", "pictures", "AP50", "95 % range", "AP", "AR"]
+    columns += ["on pictures: precision", "recall", "F1", "best score", "box F1 there"]
+    table = PrettyTable(columns, align="r")
+    table.align["species"] = "l"
+    for one in sorted(scores.species, key=lambda one: (-one.boxes, one.name)):
+        if not one.boxes and not _is_number(one.precision):
+            continue
+        tuned = one.threshold if one.tuned_threshold is None else one.tuned_threshold
+        figures = (one.precision, one.recall, one.f1, tuned, one.best_f1)
+        boxes = (_figure(one.ap50, 3), _range(one.ap50_range), _figure(one.ap, 3), _figure(one.ar, 3))
+        row = [printable(one.name), f"{one.boxes:,}", f"{one.pictures:,}", *boxes]
+        table.add_row([*row, *(_figure(value, 3) for value in figures)])
+    return table
+
+
+def mistake_table(scores: Scores) -> PrettyTable:
+    """What is wrong, how often, and the mAP at IoU .5 that mending it alone would bring."""
+    table = PrettyTable(["mistake", "count", "mAP50 it costs"], align="r")
+    table.align["mistake"] = "l"
+    for kind, count in scores.mistakes.counts.items():
+        table.add_row([MISTAKES[kind], f"{count:,}", _figure(scores.mistakes.costs[kind], 3)])
+    return table
+
+
+def light_table(scores: Scores) -> PrettyTable:
+    """The same model by day and by night."""
+    table = PrettyTable(["figure", *scores.light], align="r")
+    table.align["figure"] = "l"
+    table.add_row(["pictures", *(f"{values['pictures']:,.0f}" for values in scores.light.values())])
+    for title, name in (
+        ("mAP at IoU .5", "detection/map50"),
+        ("F1 of species on a picture", "presence/f1"),
+        ("pictures with animals that are flagged", "blank/sensitivity"),
+        ("blank pictures that are left alone", "blank/specificity"),
+    ):
+        if any(_is_number(values.get(name)) for values in scores.light.values()):
+            table.add_row([title, *(_figure(values.get(name), 3) for values in scores.light.values())])
+    return table
+
+
+def _rows(metrics: Iterable[Metrics]) -> Iterator[tuple[str, str]]:
+    """The figures that any of the metrics has, by name and title; a section's own title has no name."""
+    known = {name for values in metrics for name, value in values.items() if _is_number(value)}
+    for section, figures in SECTIONS.items():
+        rows = [(name, f"  {title}") for title, name in figures if name in known]
+        if rows:
+            yield from [("", section), *rows]
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if _is_number(value) else ""
+
+
+def _range(both: Range | None) -> str:
+    return "" if both is None or not _is_number(both.low) else f"{both.low:.3f} to {both.high:.3f}"
 
 
 def species_table(boxes: Mapping[str, int]) -> PrettyTable:

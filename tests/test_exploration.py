@@ -22,13 +22,12 @@ from ena24ssd.exploration import (
     BORDER,
     examine,
     heat_map,
-    is_grey,
     measure_light,
     read_for_exploration,
     spread_evenly,
     tabulate,
 )
-from ena24ssd.pictures import view_of
+from ena24ssd.pictures import is_grey, view_of
 from ena24ssd.sources import Source
 
 SPECIES = ("deer", "fox", "lynx")

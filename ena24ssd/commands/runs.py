@@ -38,12 +38,19 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     door.add_argument("--splits", nargs="+", choices=SIDES, default=SIDES, help="splits to draw (default: all)")
 
-    door = add("evaluate", _evaluate, "Measure a run's checkpoint on a split.")
-    door.add_argument("run", type=Path)
-    door.add_argument("--split", choices=SIDES, help="default: test, else validation")
-    door.add_argument("--data", type=Path, help="where the dataset lies now, if it moved")
+    door = add("evaluate", _evaluate, "Measure a run, or a results file of any model, on labelled pictures.")
+    door.add_argument("model", type=Path, metavar="RUN | RESULTS.json", help="run folder, or MegaDetector json")
+    door.add_argument("choices", nargs="*", metavar="evaluation.field=value", help="overrides, as for train")
+    _add_judging_options(door)
+    door.add_argument("--report", type=Path, metavar="DIR", help="folder for report.html and report.json")
     door.add_argument("--sheet", type=Path, help="picture file to draw detections beside the truth into")
-    door.add_argument("--json", type=Path, help="file to write the figures to")
+    door.add_argument("--json", type=Path, help="file to write the figures to, in short")
+    _add_model_options(door)
+
+    door = add("compare", _compare, "Is one model better than another, or was it luck?")
+    door.add_argument("choices", nargs="+", metavar="RUN | RESULTS.json | evaluation.field=value")
+    _add_judging_options(door)
+    door.add_argument("--json", type=Path, help="file to write the verdicts to")
     _add_model_options(door)
 
     door = add("predict", _predict, "Find animals in pictures; write MegaDetector JSON and drawn pictures.")
@@ -53,6 +60,12 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     door.add_argument("--draw", type=Path, help="folder for pictures with the detections drawn on them")
     door.add_argument("--threshold", type=float, help="lowest score to keep (default: the run's evaluation.score)")
     _add_model_options(door)
+
+
+def _add_judging_options(door: argparse.ArgumentParser) -> None:
+    door.add_argument("--split", choices=SIDES, help="default: test, else validation")
+    door.add_argument("--data", type=Path, help="labelled pictures; of a run: where they lie now, if they moved")
+    door.add_argument("--split-file", type=Path, help="saved split for results files")
 
 
 def _add_model_options(door: argparse.ArgumentParser) -> None:
@@ -122,24 +135,61 @@ def _curves(choice: argparse.Namespace) -> int:
 
 
 def _evaluate(choice: argparse.Namespace) -> int:
-    from ena24ssd.evaluation import evaluate
-    from ena24ssd.tables import figure_table, post_table
+    from ena24ssd.assessment import evaluate
+    from ena24ssd.protocol import post_protocol_table
+    from ena24ssd.tables import describe_report, light_table, mistake_table, score_table, species_score_table
 
     report = evaluate(
-        choice.run,
+        choice.model,
         choice.split,
         choice.checkpoint,
         data=choice.data,
         device=choice.device,
+        overrides=choice.choices,
+        split_file=choice.split_file,
         sheet=choice.sheet,
+        report=choice.report,
         quiet=choice.quiet,
     )
-    left_out = f", {report.unreadable} unreadable ones left out" if report.unreadable else ""
-    print(f"{choice.run}: checkpoint of epoch {report.epoch}, {report.pictures} {report.split} pictures{left_out}")
-    print(post_table({report.split: report.metrics}))
-    print(figure_table({report.split: report.metrics}))
+    print(describe_report(report))
+    print(score_table(report))
+    print(species_score_table(report.scores))
+    print(mistake_table(report.scores))
+    if len(report.scores.light) > 1:
+        print(light_table(report.scores))
+    if report.protocol:
+        print(post_protocol_table(report.protocol))
     if choice.json is not None:
-        replace_file(choice.json, json.dumps({"split": report.split, "epoch": report.epoch} | report.metrics))
+        from ena24ssd.scores import plain
+
+        figures = plain({"split": report.split, "epoch": report.epoch} | report.metrics)
+        replace_file(choice.json, json.dumps(figures, allow_nan=False))
+    if choice.report is not None:
+        print(f"wrote {choice.report / 'report.html'} and report.json beside it")
+    return 0
+
+
+def _compare(choice: argparse.Namespace) -> int:
+    from ena24ssd.contest import compare_models
+    from ena24ssd.significance import verdict_table
+
+    contest = compare_models(
+        [word for word in choice.choices if "=" not in word],
+        choice.split,
+        choice.checkpoint,
+        data=choice.data,
+        device=choice.device,
+        overrides=[word for word in choice.choices if "=" in word],
+        split_file=choice.split_file,
+        quiet=choice.quiet,
+    )
+    left_out = f"; {contest.left_out:,} more are not for all of them to judge by" if contest.left_out else ""
+    print(f"{contest.pictures:,} {contest.split} pictures in {contest.groups.count:,} {contest.groups.kind}{left_out}")
+    print(verdict_table(contest.verdicts))
+    for sentence in contest.conclusions:
+        print(sentence)
+    if choice.json is not None:
+        replace_file(choice.json, json.dumps(contest.to_json(), indent=1, allow_nan=False))
     return 0
 
 

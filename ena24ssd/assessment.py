@@ -1,0 +1,241 @@
+"""How good is this model on these pictures, all told?
+
+`evaluate` asks a run's network, or reads a results file, and brings everything together: the figures with their ranges
+and baselines, the page, the json, the curves on TensorBoard.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pillow
+from tqdm import tqdm
+
+from ena24ssd.bootstrap import Groups, group_by, group_by_names, group_singly
+from ena24ssd.calibration import Calibration, fit, load_calibration, save_calibration
+from ena24ssd.cameratraps import CameraTrapDataset, Image
+from ena24ssd.config import AugmentConfig
+from ena24ssd.data import count_batches, shuffle_batches
+from ena24ssd.evaluation import anchor_figures, closing_split, lay_out, save_sheet
+from ena24ssd.files import replace_file
+from ena24ssd.logbook import log_evaluation
+from ena24ssd.matching import match
+from ena24ssd.protocol import ProtocolRow, protocol_rows
+from ena24ssd.runs import CheckpointName
+from ena24ssd.scores import Scores, plain, score
+from ena24ssd.splits import SIDES
+from ena24ssd.subjects import Judged, Subject, TrainedRun, open_subject
+
+NO_CHANGE = AugmentConfig(flip=False, crop=0, expand=0, light=0, colour=0, infrared=0)
+SHOWN = 12  # pictures of a sheet
+EXTREMES = 6  # pictures that went worst, and best, on the page
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one model does on one split."""
+
+    model: str  # the run folder, or the results file
+    split: str  # "all" for a results file without a split
+    epoch: int | None  # of a run's checkpoint
+    unreadable: int  # pictures of the split that were left out
+    anchors: dict[str, float]  # ``anchor/...`` and ``f1/<species>``, the post's figures; empty for a results file
+    scores: Scores
+    protocol: tuple[ProtocolRow, ...] = ()  # with ``evaluation.protocol: post``
+
+    @property
+    def pictures(self) -> int:
+        return len(self.scores.cases)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every figure by its flat name."""
+        return self.anchors | self.scores.figures
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; NaN is null."""
+        about = {key: getattr(self, key) for key in ("model", "split", "epoch", "unreadable")}
+        protocol = {"protocol": [vars(row) for row in self.protocol]} if self.protocol else {}
+        return plain(about | {"anchors": self.anchors} | protocol) | self.scores.to_json()
+
+
+def evaluate(
+    model: Path | str,
+    split: str | None = None,
+    checkpoint: CheckpointName = "best",
+    *,
+    data: Path | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    split_file: Path | None = None,
+    sheet: Path | None = None,
+    report: Path | None = None,
+    quiet: bool = False,
+) -> Report:
+    """Measure a run's checkpoint, or the detections in a MegaDetector results file, on labelled pictures.
+
+    Parameters: ``split`` is train, validation or test (left out: test, or validation where there is no test split; of
+    a results file without a split, every picture); ``data`` says where the dataset lies now, if it moved, and for a
+    results file where it is; ``overrides`` are ``evaluation.field=value``; ``split_file``, a saved split for a results
+    file; ``sheet`` is where to draw detections beside the truth; ``report``, a folder for report.html and report.json.
+
+    What is chosen (temperature, best thresholds) is chosen on a run's validation pictures, once, and kept in the run's
+    calibration.json. Raises RunError, ConfigError, AnnotationError or EngineError.
+    """
+    subject = open_subject(
+        model, data=data, checkpoint=checkpoint, device=device, split=split_file, overrides=overrides
+    )
+    ids = subject.ids(split)
+    trained = subject if isinstance(subject, TrainedRun) else None
+    calibration = None if trained is None else _calibrate(trained, quiet)
+    judged = subject.judge(ids, quiet=quiet)
+    side = split or _name_of(subject)
+    choices = subject.config.evaluation
+    scores = score(
+        judged.cases,
+        group_pictures(subject.dataset, judged.images, subject.config.data.cache, quiet=quiet),
+        threshold=choices.score,
+        recall=choices.recall,
+        resamples=choices.resamples,
+        seed=subject.config.seed,
+        calibration=calibration,
+        learnt=_learnt(subject),
+        night=judged.night,
+    )
+    anchors, protocol = {}, ()
+    if judged.sums is not None:
+        anchors = anchor_figures(judged.sums, scores.class_names)
+        if choices.protocol == "post":
+            protocol = _follow_post(trained, judged, scores.figures)
+    epoch = None if trained is None else trained.epoch
+    whole = Report(subject.name, side, epoch, judged.unreadable, anchors, scores, protocol)
+    if trained is not None:
+        log_evaluation(trained.engine, trained.run, side, trained.epoch, scores.cases, whole.metrics)
+    if sheet is not None:
+        save_sheet(_draw_some(subject.dataset, judged, choices.score), sheet)
+    if report is not None:
+        write_report(report, whole, subject.dataset, judged)
+    return whole
+
+
+def group_pictures(
+    dataset: CameraTrapDataset, images: Sequence[Image], cache: Path | None = None, *, quiet: bool = False
+) -> Groups:
+    """The bursts among some pictures: as the json names them, else pictures of nearly the same scene.
+
+    Where there is no picture to look at either, each stands for itself.
+    """
+    named = group_by_names(images)
+    if named is not None:
+        return named
+    if not all(dataset.path(image).is_file() for image in images[:1]):
+        return group_singly(len(images))
+    from ena24ssd.neighbours import find_neighbours  # imagehash; many datasets do without
+
+    def show(jobs: Sequence) -> Iterator:
+        return tqdm(jobs, "looking for bursts", leave=False, unit="picture", disable=quiet or None)
+
+    neighbours = find_neighbours(replace(dataset, images=tuple(images)), cache, show)
+    return group_by(neighbours.labels.tolist(), "near-duplicates")
+
+
+def write_report(folder: Path, report: Report, dataset: CameraTrapDataset, judged: Judged) -> None:
+    """``folder/report.html``, which holds everything, and ``folder/report.json``."""
+    from ena24ssd.evaluationpage import draw_pairs, write_page  # matplotlib; whoever wants a table does without
+
+    replace_file(folder / "report.json", json.dumps(report.to_json(), indent=1, allow_nan=False))
+    worst, best = (
+        draw_pairs(dataset, judged.images, report.scores, chosen) for chosen in find_extremes(report.scores, EXTREMES)
+    )
+    write_page(folder / "report.html", report, dataset.name, worst, best)
+
+
+def find_extremes(scores: Scores, most: int) -> tuple[list[int], list[int]]:
+    """The positions of the pictures that went worst, and of those that went best; one of a burst at most.
+
+    A wrong detection costs its score, a missed box 1; the costliest pictures went worst. Of the pictures with animals
+    and without a mistake those went best whose boxes fit best.
+    """
+    cases, matches = scores.cases, scores.matches
+    count, shown, right = len(cases), cases.found.score >= scores.threshold, matches.right[0]
+    wrong = np.where(shown & ~right, cases.found.score, 0.0)
+    found = np.append(shown, False)[matches.found_by[0]] & (matches.found_by[0] >= 0)
+    cost = np.bincount(cases.found.picture, wrong, count) + np.bincount(cases.truth.picture, ~found, count)
+    fit_of = np.bincount(cases.found.picture, np.where(shown, matches.iou, 0.0), count)
+    fit_of /= np.maximum(np.bincount(cases.found.picture, shown, count), 1)
+    faultless = (cost == 0) & ~cases.blank
+    worst, best = np.argsort(-cost, kind="stable"), np.argsort(-fit_of, kind="stable")
+    groups = scores.groups.of
+    return _one_of_each(worst[cost[worst] > 0], groups, most), _one_of_each(best[faultless[best]], groups, most)
+
+
+def _one_of_each(order: np.ndarray, groups: np.ndarray, most: int) -> list[int]:
+    _, first = np.unique(groups[order], return_index=True)
+    return order[np.sort(first)][:most].tolist()
+
+
+def _calibrate(subject: TrainedRun, quiet: bool) -> Calibration | None:
+    """What the run's validation pictures say of these weights; found now, unless training has left it."""
+    known = load_calibration(subject.run.folder)
+    ids, choices = subject.split.validation, subject.config.evaluation
+    if known is not None and known.epoch == subject.epoch and known.recall == choices.recall:
+        return known
+    there = {image.id for image in subject.dataset.images}
+    ids = [key for key in ids if key in there]
+    if not ids:
+        return None
+    cases = subject.judge(ids, quiet=quiet).cases
+    found = fit(cases, match(cases), choices.recall, "validation", subject.epoch)
+    if subject.checkpoint == "best":  # the weights that will be used
+        save_calibration(subject.run.folder, found)
+    return found
+
+
+def _learnt(subject: Subject) -> tuple[Image, ...]:
+    """The pictures a model learnt from; none where nobody says."""
+    chosen = set() if subject.split is None else set(subject.split.train)
+    return tuple(image for image in subject.dataset.images if image.id in chosen)
+
+
+def _name_of(subject: Subject) -> str:
+    if isinstance(subject, TrainedRun):
+        return closing_split(subject.run)
+    return "all" if subject.split is None else next(s for s in reversed(SIDES) if getattr(subject.split, s))
+
+
+def _follow_post(subject: TrainedRun, judged: Judged, honest: dict[str, float]) -> tuple[ProtocolRow, ...]:
+    """The same weights as the post would have measured them: see `ena24ssd.protocol`."""
+    config, batch = subject.config, subject.config.train.batch
+    held_out, learnt = judged.images, subject.examples(subject.split.train)
+    steps = max(1, count_batches(len(learnt), batch, drop_last=True))
+    epoch = max(0, subject.epoch)
+    last = next(
+        shuffle_batches(learnt, batch, NO_CHANGE, seed=config.seed, epoch=epoch, drop_last=False, start=steps - 1)
+    )
+    whole = max(1, len(held_out) // batch)  # batches; the post drops the rest
+    last_held_out = [image.id for image in held_out[(whole - 1) * batch : whole * batch]]
+    of_batch, of_training = (subject.judge(ids, quiet=True).sums.metrics() for ids in (last_held_out, last.ids))
+    rows = [row for row in subject.run.rows() if row["split"] == "train" and row["epoch"] == subject.epoch]
+    of_epoch = rows[0].get("anchor/log_loss") if rows else None
+    return protocol_rows(
+        {"map50": honest["detection/map50"], "presence_f1": honest["presence/f1"]},
+        judged.sums.metrics(),
+        of_batch,
+        of_training,
+        steps * (math.nan if of_epoch is None else of_epoch),
+        whole * of_training["log_loss"],
+    )
+
+
+def _draw_some(dataset: CameraTrapDataset, judged: Judged, threshold: float) -> Pillow.Image:
+    """Some of the pictures, evenly spread."""
+    count = len(judged.images)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)).tolist()
+    found = [judged.cases.detections(place, threshold) for place in chosen]
+    return lay_out(dataset, [judged.images[place] for place in chosen], found)

@@ -1,0 +1,125 @@
+"""Which of these models is best on the pictures that none of them has seen?
+
+Every model is judged on the same pictures: those that the split of each leaves to the judge, and that all could read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ena24ssd.assessment import group_pictures
+from ena24ssd.bootstrap import Groups
+from ena24ssd.cases import Cases
+from ena24ssd.comparison import tell_apart
+from ena24ssd.runs import CheckpointName, RunError
+from ena24ssd.scores import plain
+from ena24ssd.significance import Contender, Verdict, compare, conclude
+from ena24ssd.splits import SIDES
+from ena24ssd.subjects import Subject, TrainedRun, open_subject
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What came of it."""
+
+    models: tuple[str, ...]  # names, in the order given
+    split: str
+    pictures: int  # that all models were judged on
+    left_out: int  # of the pictures that any of them has for judging
+    groups: Groups
+    verdicts: tuple[Verdict, ...]  # of the best against each other
+
+    @property
+    def conclusions(self) -> tuple[str, ...]:
+        return conclude(self.verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        about = {key: getattr(self, key) for key in ("models", "split", "pictures", "left_out", "conclusions")}
+        drawn = {"groups": self.groups.count, "grouped_by": self.groups.kind}
+        return plain(about | drawn | {"verdicts": [vars(verdict) for verdict in self.verdicts]})
+
+
+def compare_models(
+    models: Sequence[Path | str],
+    split: str | None = None,
+    checkpoint: CheckpointName = "best",
+    *,
+    data: Path | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    split_file: Path | None = None,
+    quiet: bool = False,
+) -> Contest:
+    """Put run folders and results files side by side; the parameters are those of `ena24ssd.assessment.evaluate`.
+
+    ``data`` left out: results files are judged by the data of the first run. Each model's detections count from its
+    own ``evaluation.score`` on. Raises RunError where they have no picture in common that none of them learnt from.
+    """
+    subjects = _open(models, data, checkpoint, device, split_file, overrides)
+    ids = [subject.ids(split) for subject in subjects]
+    seen = {key for subject in subjects for key in _known(subject, split)}
+    common = set.intersection(*map(set, ids)) - seen
+    if not common:
+        raise RunError(
+            "the models have no picture in common to be judged on: what one has for that, another has learnt from, or "
+            "does not have. Train them on one split (split.file=RUN/split.json)"
+        )
+    chosen = [key for key in ids[0] if key in common]
+    judged = [subject.judge(chosen, quiet=quiet) for subject in subjects]
+    readable = set.intersection(*(set(one.cases.ids) for one in judged))
+    class_names = tuple(dict.fromkeys(name for subject in subjects for name in subject.dataset.class_names))
+    names = tell_apart(Path(subject.name) for subject in subjects)
+    contenders = [
+        Contender(names[Path(subject.name)], _on(one.cases, readable, class_names), subject.config.evaluation.score)
+        for subject, one in zip(subjects, judged)
+    ]
+    images = [image for image in judged[0].images if image.id in readable]
+    first, choices = subjects[0], subjects[0].config.evaluation
+    groups = group_pictures(first.dataset, images, first.config.data.cache, quiet=quiet)
+    verdicts = compare(contenders, groups, choices.resamples, first.config.seed)
+    left_out = len(set().union(*ids)) - len(readable)
+    return Contest(tuple(names.values()), _side(first, split), len(readable), left_out, groups, verdicts)
+
+
+def _open(
+    models: Sequence[Path | str],
+    data: Path | None,
+    checkpoint: CheckpointName,
+    device: str | None,
+    split_file: Path | None,
+    overrides: Sequence[str],
+) -> list[Subject]:
+    """The runs first: they know where the data lie."""
+    options = {"checkpoint": checkpoint, "device": device, "split": split_file, "overrides": overrides}
+    runs = {path: open_subject(path, data=data, **options) for path in models if Path(path).is_dir()}
+    if data is None and runs:
+        data = next(iter(runs.values())).config.data.path
+    return [runs[path] if path in runs else open_subject(path, data=data, **options) for path in models]
+
+
+def _side(subject: Subject, split: str | None) -> str:
+    if split is not None or subject.split is None:
+        return split or "all"
+    return next(side for side in reversed(SIDES) if getattr(subject.split, side))
+
+
+def _known(subject: Subject, split: str | None) -> tuple[str, ...]:
+    """The pictures that a model had a share in: it learnt from them, or its checkpoint was chosen by them."""
+    if not isinstance(subject, TrainedRun):
+        return ()
+    side = _side(subject, split)
+    before = SIDES[: SIDES.index(side)]  # train; and validation, where test judges
+    return tuple(key for one in before for key in getattr(subject.split, one))
+
+
+def _on(cases: Cases, ids: set[str], class_names: tuple[str, ...]) -> Cases:
+    """The cases of some pictures, with labels by the names of all models together."""
+    cases = cases.take(np.array([key in ids for key in cases.ids], dtype=bool))
+    label = np.array([class_names.index(name) for name in cases.class_names], dtype=np.int64)
+    truth, found = (rows._replace(label=label[rows.label]) for rows in (cases.truth, cases.found))
+    return replace(cases, class_names=class_names, truth=truth, found=found)
