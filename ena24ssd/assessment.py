@@ -34,7 +34,6 @@ from ena24ssd.subjects import Judged, Subject, TrainedRun, open_subject
 
 NO_CHANGE = AugmentConfig(flip=False, crop=0, expand=0, light=0, colour=0, infrared=0)
 SHOWN = 12  # pictures of a sheet
-EXTREMES = 6  # pictures that went worst, and best, on the page
 
 
 @dataclass(frozen=True)
@@ -146,43 +145,26 @@ def group_pictures(
 
 
 def write_report(folder: Path, report: Report, dataset: CameraTrapDataset, judged: Judged) -> None:
-    """``folder/report.html``, which holds everything, and ``folder/report.json``."""
-    from ena24ssd.evaluationpage import draw_pairs, write_page  # matplotlib; whoever wants a table does without
+    """``folder/report.html``, which holds everything, ``folder/report.json``, and the plots."""
+    # Matplotlib: whoever wants a table does without
+    from ena24ssd.evaluationpage import Subject, choose_pictures, draw_pairs, write_page
 
     replace_file(folder / "report.json", json.dumps(report.to_json(), indent=1, allow_nan=False))
     worst, best = (
-        draw_pairs(dataset, judged.images, report.scores, chosen) for chosen in find_extremes(report.scores, EXTREMES)
+        draw_pairs(report.scores, judged.images, chosen, dataset.path) for chosen in choose_pictures(report.scores)
     )
-    write_page(folder / "report.html", report, dataset.name, worst, best)
-
-
-def find_extremes(scores: Scores, most: int) -> tuple[list[int], list[int]]:
-    """The positions of the pictures that went worst, and of those that went best; one of a burst at most.
-
-    A wrong detection costs its score, a missed box 1; the costliest pictures went worst. Of the pictures with animals
-    and without a mistake those went best whose boxes fit best.
-    """
-    cases, matches = scores.cases, scores.matches
-    count, shown, right = len(cases), cases.found.score >= scores.threshold, matches.right[0]
-    wrong = np.where(shown & ~right, cases.found.score, 0.0)
-    found = np.append(shown, False)[matches.found_by[0]] & (matches.found_by[0] >= 0)
-    cost = np.bincount(cases.found.picture, wrong, count) + np.bincount(cases.truth.picture, ~found, count)
-    fit_of = np.bincount(cases.found.picture, np.where(shown, matches.iou, 0.0), count)
-    fit_of /= np.maximum(np.bincount(cases.found.picture, shown, count), 1)
-    faultless = (cost == 0) & ~cases.blank
-    worst, best = np.argsort(-cost, kind="stable"), np.argsort(-fit_of, kind="stable")
-    groups = scores.groups.of
-    return _one_of_each(worst[cost[worst] > 0], groups, most), _one_of_each(best[faultless[best]], groups, most)
-
-
-def _one_of_each(order: np.ndarray, groups: np.ndarray, most: int) -> list[int]:
-    _, first = np.unique(groups[order], return_index=True)
-    return order[np.sort(first)][:most].tolist()
+    about = Subject(report.model, dataset.name, report.split, report.epoch, report.unreadable)
+    anchors = report.anchors or None
+    write_page(folder, report.scores, about, worst=worst, best=best, anchors=anchors, protocol=report.protocol)
 
 
 def _calibrate(subject: TrainedRun, quiet: bool) -> Calibration | None:
     """What the run's validation pictures say of these weights; found now, unless training has left it."""
-    known = load_calibration(subject.run.folder)
+    try:
+        known = load_calibration(subject.run.folder)
+    except ValueError as fault:
+        known = None
+        tqdm.write(f"{fault}; so it is now")
     ids, choices = subject.split.validation, subject.config.evaluation
     if known is not None and known.epoch == subject.epoch and known.recall == choices.recall:
         return known

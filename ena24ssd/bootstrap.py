@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from ena24ssd.cameratraps import Image
-from ena24ssd.splits import _names
+from ena24ssd.splits import name_holders
 
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # weights (b, P) -> figures (b, ...) each
 
@@ -55,7 +55,7 @@ def group_by_names(images: Sequence[Image]) -> Groups | None:
     of its own is of the camera that the rest of its sequence is from, as in `ena24ssd.splits`. None where the json
     leaves it open for some picture, so that one has to look at the pictures.
     """
-    cameras = _names(images)
+    cameras = name_holders(images)
     if None in cameras:
         return None
     if all(image.sequence is not None for image in images):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 
 from ena24ssd.cases import Cases
@@ -27,6 +27,7 @@ from ena24ssd.review import review_curve
 FILE_NAME = "calibration.json"
 OVERLAP = 0.5  # IoU from which a detection is right
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
+FURTHEST = 20.0  # shifts tried
 FEWEST = 20  # detections from which a temperature is fitted
 LARGEST_GAP = 0.05  # between mean score and share right, up to which recalibrated scores pass for probabilities
 
@@ -56,7 +57,8 @@ class Calibration:
     """What was chosen for one checkpoint on one split. Thresholds are scores as the network gives them."""
 
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)]
-    note: str | None  # why no temperature was fitted, or why the fitted one mends little; None where all is well
+    shift: Annotated[float, Field(ge=-FURTHEST, le=FURTHEST)]  # of the log odds; 0 where a temperature does
+    note: str | None  # why no temperature was fitted, or why there is a shift; None where all is well
     threshold: Score | None  # with the best F1 of boxes, all species together; None where nothing is right
     species_thresholds: dict[str, Score | None]  # the same for each species
     review_threshold: Score | None  # the highest to still show a person ``recall`` of the pictures with animals
@@ -65,6 +67,10 @@ class Calibration:
     pictures: Count
     detections: Count
     epoch: Annotated[int, Field(ge=-1)]  # of the checkpoint; -1 is before any step
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (D,) in 0..1 of this checkpoint as probabilities to be right."""
+        return recalibrate(scores, self.temperature, self.shift)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values of json."""
@@ -84,7 +90,7 @@ class Calibration:
             where = ".".join(map(str, first["loc"])) or "the whole of it"
             value = "" if first["type"] == "missing" else f" (it is {str(first['input'])[:80]!r})"
             raise ValueError(
-                f"{name}: {where}{value}: {first['msg']}. Calibrate the run again, or delete the file to do without"
+                f"{name}: {where}{value}: {first['msg']}. Delete it; 'ena24ssd evaluate' makes it anew"
             ) from error
 
 
@@ -129,6 +135,24 @@ def fit_temperature(scores: np.ndarray, right: np.ndarray) -> float:
     return float(np.clip(np.exp(valley.x), COLDEST, HOTTEST))
 
 
+def fit_temperature_and_shift(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """The T and s that make ``sigmoid(logit(score) / T + s)`` the likeliest (Platt 1999, "Probabilistic outputs for
+    support vector machines"), for scores whose even odds are not at .5. Otherwise as `fit_temperature`; the shift is
+    from -20 to 20, and 0 where there is nothing to fit.
+    """
+    scores, right = _movable(scores, right)
+    if nothing_to_fit(scores, right):
+        return 1.0, 0.0
+    evidence, sign = logit(scores), np.where(right, -1.0, 1.0)
+
+    def surprise(choice: np.ndarray) -> float:
+        return float(np.mean(np.logaddexp(0, sign * (evidence * np.exp(-choice[0]) + choice[1]))))
+
+    bounds = ((np.log(COLDEST), np.log(HOTTEST)), (-FURTHEST, FURTHEST))
+    log_temperature, shift = minimize(surprise, (0.0, 0.0), bounds=bounds, method="L-BFGS-B").x
+    return float(np.clip(np.exp(log_temperature), COLDEST, HOTTEST)), float(shift)
+
+
 def nothing_to_fit(scores: np.ndarray, right: np.ndarray) -> str | None:
     """Why there is no temperature to fit; None where there is."""
     _, right = _movable(scores, right)
@@ -141,10 +165,10 @@ def nothing_to_fit(scores: np.ndarray, right: np.ndarray) -> str | None:
     return None
 
 
-def recalibrate(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Scores in 0..1 after a ``temperature`` > 0; their order, and 0, .5 and 1, stay."""
+def recalibrate(scores: np.ndarray, temperature: float, shift: float = 0.0) -> np.ndarray:
+    """Scores in 0..1 after a ``temperature`` > 0 and a ``shift`` of the log odds; their order, and 0 and 1, stay."""
     scores = np.asarray(scores, dtype=np.float64)
-    return scores if temperature == 1 else expit(logit(scores) / temperature)
+    return scores if (temperature, shift) == (1, 0) else expit(logit(scores) / temperature + shift)
 
 
 def fit(cases: Cases, matches: Matches, recall: float, split: str, epoch: int) -> Calibration:
@@ -156,12 +180,16 @@ def fit(cases: Cases, matches: Matches, recall: float, split: str, epoch: int) -
     """
     scores = cases.found.score[matches.counted]
     right = matches.right[matches.at(OVERLAP)][matches.counted]
-    temperature = fit_temperature(scores, right)
+    temperature, shift = fit_temperature(scores, right), 0.0
+    note = nothing_to_fit(scores, right) or _remains(recalibrate(scores, temperature), right)
+    if note is not None and not nothing_to_fit(scores, right):
+        temperature, shift = fit_temperature_and_shift(scores, right)
     review_threshold = review_curve(cases).at(recall)[0]
     curves = species_curves(cases, matches, OVERLAP)
     return Calibration(
         temperature=temperature,
-        note=nothing_to_fit(scores, right) or _remains(recalibrate(scores, temperature), right),
+        shift=shift,
+        note=note,
         threshold=_best_score(pooled_curve(cases, matches, OVERLAP)),
         species_thresholds={name: _best_score(curve) for name, curve in zip(cases.class_names, curves)},
         review_threshold=None if np.isnan(review_threshold) else float(review_threshold),
@@ -188,7 +216,7 @@ def load_calibration(folder: Path | str) -> Calibration | None:
     try:
         document = read_json(path)
     except JsonError as error:
-        raise ValueError(f"{path}: {error}. Calibrate the run again, or delete the file to do without") from error
+        raise ValueError(f"{path}: {error}. Delete it; 'ena24ssd evaluate' makes it anew") from error
     return Calibration.from_json(document, str(path))
 
 
@@ -211,6 +239,6 @@ def _remains(scores: np.ndarray, right: np.ndarray) -> str | None:
     if abs(promised - kept) <= max(LARGEST_GAP, chance):
         return None
     return (
-        f"the temperature leaves scores of {promised:.2f} on average, where {kept:.2f} of the detections are right: "
-        "they need a shift, as after training with a heavy foreground weight, and no temperature gives one"
+        f"a temperature alone left scores of {promised:.2f} on average, where {kept:.2f} of the detections are right, "
+        "as after training with a heavy foreground weight: the log odds are shifted as well"
     )

@@ -20,10 +20,10 @@ from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import Image
 from ena24ssd.detections import Detection
 from ena24ssd.draw import PAPER, draw_detections, draw_truth
-from ena24ssd.evaluationplots import PLOTS, draw_plots
+from ena24ssd.evaluationplots import MISTAKES, PLOTS, draw_plots
 from ena24ssd.files import replace_file
-from ena24ssd.mistakes import KINDS, MISSED
-from ena24ssd.pages import render_page, write_plots
+from ena24ssd.mistakes import KINDS
+from ena24ssd.pages import is_known, render_page, write_plots
 from ena24ssd.pictures import PictureError, read_picture
 from ena24ssd.plots import DARK, LIGHT
 from ena24ssd.protocol import PUBLISHED, TITLES, ProtocolRow
@@ -55,14 +55,6 @@ MAIN = {  # what the table at the top shows, by whether it hangs on the threshol
         "blank/specificity": "blank pictures without a detection",
         "blank/false_boxes_per_100": "false boxes on 100 blank pictures",
     },
-}
-MEANINGS = {
-    "species": ("wrong species", "a box at an animal (IoU .5 or more), under another name"),
-    "box": ("poor box", "the right species, but the box fits badly (IoU .1 to .5)"),
-    "species and box": ("wrong species, poor box", "near an animal (IoU .1 to .5), under another name"),
-    "duplicate": ("duplicate", "one more box on an animal that was found already"),
-    "background": ("nothing there", "a box where there is no animal"),
-    MISSED: ("missed", "an animal that no detection is about"),
 }
 
 
@@ -128,8 +120,8 @@ def render(
         tuned=scores.tuned and _or_nan(scores.tuned),
         baselines={name: _or_nan(figures) for name, figures in scores.baselines.items()},
         by_light={name: _or_nan(figures) for name, figures in scores.light.items()},
-        main=MAIN,
-        meanings=MEANINGS,
+        main=_known_rows(scores.figures),
+        meanings=MISTAKES,
         pictures=len(scores.cases),
         blanks=int(scores.cases.blank.sum()),
         boxes=len(scores.cases.truth.label),
@@ -184,7 +176,7 @@ def draw_pairs(
     images: Sequence[Image],
     chosen: Sequence[int],
     find_file: Callable[[Image], Path],
-    width: int = 480,
+    width: int = 560,
 ) -> list[Pair]:
     """The ``chosen`` pictures (places in the cases) with truth on the left, and on the right what was found.
 
@@ -216,7 +208,7 @@ def _draw_pair(
         picture = read_picture(find_file(image), stored_size=(image.width, image.height), least=width)
     except PictureError:  # it could be read when it was measured; no drawing is worth stopping for
         picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), PAPER)
-    picture.thumbnail((width, width))  # before drawing: words and lines stay as large as the page shows them
+    picture.thumbnail((width, width * 4 // 5))  # before drawing: words and lines stay as large as the page shows them
     x, y = picture.width / image.width, picture.height / image.height
     names, found = scores.class_names, scores.cases.found
     truth = [LabelledBox(label, box.scale(x, y)) for label, box in image.boxes]
@@ -243,7 +235,7 @@ def _caption(scores: Scores, image: Image, place: int) -> str:
     else:
         words = "blank"
     wrong = [
-        f"{scores.class_names[label]} {score:.2f} ({MEANINGS[KINDS[kind - 1]][0]})"
+        f"{scores.class_names[label]} {score:.2f} ({MISTAKES[KINDS[kind - 1]][0]})"
         for label, score, kind in zip(scores.cases.found.label[shown], scores.cases.found.score[shown], kinds)
         if kind > 0
     ]
@@ -267,11 +259,22 @@ def _or_nan(figures: Mapping[str, float]) -> defaultdict[str, float]:
     return defaultdict(lambda: math.nan, figures)
 
 
+def _known_rows(figures: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """`MAIN` without the figures that have no meaning for these pictures."""
+    known = {
+        part: {name: title for name, title in rows.items() if is_known(figures[name])} for part, rows in MAIN.items()
+    }
+    return {part: rows for part, rows in known.items() if rows}
+
+
 def _extremes(shown: Sequence[SpeciesScores]) -> tuple[SpeciesScores, SpeciesScores] | None:
-    """The species that is found best and the one found worst, of those with boxes enough to say so."""
+    """The species that is found best and the one found worst, of those with boxes enough to say so.
+
+    None where all are found alike.
+    """
     enough = [one for one in shown if one.boxes >= FEW]
     ranked = sorted(enough if len(enough) > 1 else shown, key=lambda one: -one.ap50)
-    return (ranked[0], ranked[-1]) if len(ranked) > 1 else None
+    return (ranked[0], ranked[-1]) if ranked and ranked[0].ap50 > ranked[-1].ap50 else None
 
 
 class _MixUp(NamedTuple):

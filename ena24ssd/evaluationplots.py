@@ -30,6 +30,14 @@ MOST_CELLS = 30  # species in the confusion matrix
 POINTS = 1_000  # of a curve; more cannot be seen
 SHORT, LONG = 20, 28  # letters of a name above a panel, and beside a row
 DASHES = (0, (4, 3))
+MISTAKES = {  # kind: its name on the page, and what it is
+    "species": ("wrong species", "a box at an animal (IoU .5 or more), under another name"),
+    "box": ("poor box", "the right species, but the box fits badly (IoU .1 to .5)"),
+    "species and box": ("wrong species, poor box", "near an animal (IoU .1 to .5), under another name"),
+    "duplicate": ("duplicate", "one more box on an animal that was found already"),
+    "background": ("nothing there", "a box where there is no animal"),
+    "missed": ("missed", "an animal that no detection is about"),
+}
 
 
 def precision_recall(scores: Scores, theme: Theme) -> Figure:
@@ -61,6 +69,8 @@ def precision_recall(scores: Scores, theme: Theme) -> Figure:
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        for tick, side in zip(axes.get_xticklabels(), ("left", "center", "right")):  # else two of neighbours meet
+            tick.set_horizontalalignment(side)
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.grid(True, axis="x", color=theme.faint, linewidth=0.6)
         axes.tick_params(labelsize=8, labelbottom=place + columns >= total)
@@ -180,7 +190,7 @@ def mistakes(scores: Scores, theme: Theme) -> Figure:
         axes.grid(False, axis="y")
         axes.grid(True, axis="x", color=theme.faint, linewidth=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=axes is left))
-    left.set_yticks(range(len(kinds)), kinds)
+    left.set_yticks(range(len(kinds)), [MISTAKES[kind][0] for kind in kinds])
     left.set_ylim(len(kinds) - 0.4, -0.6)
     return figure
 

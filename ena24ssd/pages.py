@@ -22,6 +22,7 @@ from ena24ssd.files import replace_file
 
 QUALITY = 82  # of photographs in a page, JPEG
 UNKNOWN = "\N{EN DASH}"  # what stands for a figure that has no meaning
+PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 def render_page(template: str, light: Mapping[str, bytes], dark: Mapping[str, bytes], **values: Any) -> str:
@@ -57,10 +58,10 @@ def percent(share: float) -> str:
         return UNKNOWN
     value = share * 100
     if 99 < value < 100:
-        return f"{min(value, 99.9):.1f} %"
+        return f"{min(value, 99.9):.1f}{PERCENT}"
     if value >= 9.95 or abs(value - round(value)) < 1e-9:
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
+        return f"{value:.0f}{PERCENT}"
+    return f"{value:.1f}{PERCENT}" if value >= 0.95 else f"{value:.2g}{PERCENT}"
 
 
 def two_digits(value: float) -> str:

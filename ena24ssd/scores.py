@@ -17,7 +17,7 @@ import numpy as np
 
 from ena24ssd.baselines import constant_detector, random_detector
 from ena24ssd.bootstrap import Groups, Measure, interval, resample
-from ena24ssd.calibration import Calibration, Reliability, recalibrate, reliability
+from ena24ssd.calibration import Calibration, Reliability, reliability
 from ena24ssd.cameratraps import Image
 from ena24ssd.cases import Cases, Found
 from ena24ssd.cocoeval import CocoFigures, SizeFigures, evaluate_coco
@@ -164,7 +164,8 @@ def score(
     before, after = _reliabilities(cases, matches, calibration)
     figures = whole | _coco_figures(coco) | {"review/threshold": watched, "calibration/ece": before.ece}
     if calibration is not None:
-        figures |= {"calibration/temperature": calibration.temperature, "calibration/ece_calibrated": after.ece}
+        figures |= {"calibration/temperature": calibration.temperature, "calibration/shift": calibration.shift}
+        figures |= {"calibration/ece_calibrated": after.ece}
     drawn = resample(measure, groups, resamples, seed) if resamples else {}
     ends = {name: interval(values, groups, LIKELY) for name, values in drawn.items()}
     ranges = {name: Range(*(np.asarray(end).tolist() for end in both)) for name, both in ends.items()}
@@ -193,9 +194,7 @@ def score(
 
 
 def quick_figures(cases: Cases, threshold: float) -> Figures:
-    """The figures that training logs after every epoch: what the evaluator says, and the sums at one threshold.
-
-    """
+    """The figures that training logs after every epoch: what the evaluator says, and the sums at one threshold."""
     coco = evaluate_coco(cases)
     totals = tally(cases, match(cases, [0.5]), threshold).sums.sum(axis=0)
     figures = {name: float(value) for name, value in tally_figures(totals, cases.class_names).items()}
@@ -218,7 +217,7 @@ def _reliabilities(
 ) -> tuple[Reliability, Reliability | None]:
     """How far scores can be taken at their word, as they are and after the temperature."""
     scores, right = cases.found.score[matches.counted], matches.right[0, matches.counted]
-    after = None if calibration is None else reliability(recalibrate(scores, calibration.temperature), right)
+    after = None if calibration is None else reliability(calibration.apply(scores), right)
     return reliability(scores, right), after
 
 

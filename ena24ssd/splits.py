@@ -85,7 +85,7 @@ def count_groups(images: Sequence[Image]) -> int | None:
 
     None where the json leaves it open for some picture, so that one has to look at the pictures.
     """
-    names = set(_names(images))
+    names = set(name_holders(images))
     return None if None in names else len(names)
 
 
@@ -153,7 +153,7 @@ def split_by_group(
 def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[tuple[str, str], list[Image]]:
     """The pictures that must stay together, by what holds them: a location, a sequence or a scene."""
     if groups is None and count_groups(images) is None:
-        lost = sorted(image.id for image, name in zip(images, _names(images)) if name is None)
+        lost = sorted(image.id for image, name in zip(images, name_holders(images)) if name is None)
         raise ValueError(
             f"split: {len(lost)} of {len(images)} pictures (first: image {lost[0]!r}) have neither a location nor a "
             "sequence, so whole cameras cannot be kept together; group them by what they show "
@@ -164,7 +164,7 @@ def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[t
     members: dict[tuple[str, str], list[Image]] = defaultdict(list)
     scenes: dict[int | str, list[Image]] = defaultdict(list)
     known: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for image, key in zip(images, _names(images)):
+    for image, key in zip(images, name_holders(images)):
         scene = None if groups is None else groups.get(image.id)
         if key is None:
             scenes[image.id if scene is None else scene].append(image)
@@ -178,7 +178,7 @@ def _groups(images: Sequence[Image], groups: Mapping[str, int] | None) -> dict[t
     return dict(members)
 
 
-def _names(images: Sequence[Image]) -> list[tuple[str, str] | None]:
+def name_holders(images: Sequence[Image]) -> list[tuple[str, str] | None]:
     """What the json says holds each picture: its camera, else its sequence; None where it leaves that open.
 
     Without a location, a picture is of the camera that the others of its sequence are from. If these are from several

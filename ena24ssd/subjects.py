@@ -89,6 +89,12 @@ def open_subject(
     return open_trained(path, data, checkpoint, device, overrides)
 
 
+def _checked(side: str | None) -> str | None:
+    if side is not None and side not in SIDES:
+        raise RunError(f"there is no side {side!r} of a split; name one of {', '.join(SIDES)}")
+    return side
+
+
 # -- a trained run -----------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +123,7 @@ class TrainedRun:
         return engine
 
     def ids(self, side: str | None) -> tuple[str, ...]:
-        side = side or closing_split(self.run)
+        side = _checked(side) or closing_split(self.run)
         ids = getattr(self.split, side)
         absent = set(ids).difference(image.id for image in self.dataset.images)
         if absent or not ids:
@@ -196,6 +202,7 @@ class ResultsFile:
         return str(self.path)
 
     def ids(self, side: str | None) -> tuple[str, ...]:
+        side = _checked(side)
         if self.split is None:
             if side is not None:
                 raise RunError(

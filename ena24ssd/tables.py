@@ -27,30 +27,30 @@ SECTIONS = {
     "boxes": (
         ("mAP, IoU .5 to .95", "detection/map"),
         ("mAP at IoU .5", "detection/map50"),
-        ("average recall, 100 boxes a picture", "detection/ar100"),
-        ("precision at the score threshold", "detection/precision"),
-        ("recall at the score threshold", "detection/recall"),
-        ("mean IoU of boxes over it", "detection/mean_iou"),
+        ("average recall (AR100)", "detection/ar100"),
+        ("precision", "detection/precision"),
+        ("recall", "detection/recall"),
+        ("mean IoU of what is shown", "detection/mean_iou"),
     ),
     "species on a picture": (
         ("precision", "presence/precision"),
         ("recall", "presence/recall"),
         ("F1", "presence/f1"),
         ("F1, mean over species", "presence/macro_f1"),
-        ("pictures with exactly the right species", "presence/exact"),
+        ("pictures exactly right", "presence/exact"),
     ),
     "animal or blank": (
-        ("pictures with animals that are flagged", "blank/sensitivity"),
-        ("blank pictures that are left alone", "blank/specificity"),
+        ("animal pictures flagged", "blank/sensitivity"),
+        ("blank pictures left alone", "blank/specificity"),
         ("boxes on 100 blank pictures", "blank/false_boxes_per_100"),
     ),
     "review": (
-        ("pictures with animals still looked at", "review/recall"),
+        ("animal pictures still looked at", "review/recall"),
         ("pictures that nobody looks at", "review/skipped"),
     ),
     "scores at their word": (
         ("expected calibration error", "calibration/ece"),
-        ("the same, after the temperature", "calibration/ece_calibrated"),
+        ("the same, recalibrated", "calibration/ece_calibrated"),
     ),
     "anchors (the post's figures)": (
         ("accuracy", "anchor/accuracy"),
@@ -61,6 +61,12 @@ SECTIONS = {
     ),
 }
 ALL_BACKGROUND = "anchor/accuracy_all_background"
+GROUPS = {  # by `ena24ssd.bootstrap.Groups.kind`
+    "sequences": "sequences",
+    "cameras": "cameras",
+    "near-duplicates": "groups of near-duplicates",
+    "pictures": "pictures, each for itself",
+}
 MISTAKES = {  # by the names of `ena24ssd.mistakes.KINDS`
     "species": "right place, wrong species",
     "box": "right species, poor box (IoU .1 to .5)",
@@ -103,7 +109,7 @@ def describe_report(report: Report) -> str:
     blanks = f" ({int(cases.blank.sum()):,} blank)" if cases.blank.any() else ""
     lines = [
         f"{printable(report.model)}: {which}{len(cases):,} {report.split} pictures{blanks}"
-        f" in {scores.groups.count:,} {scores.groups.kind}, {len(cases.truth.label):,} boxes. What scores "
+        f" in {scores.groups.count:,} {GROUPS[scores.groups.kind]}, {len(cases.truth.label):,} boxes. What scores "
         f"{scores.threshold:g} or more counts as shown"
     ]
     if report.unreadable:
@@ -111,17 +117,21 @@ def describe_report(report: Report) -> str:
     if not scores.ranges:
         lines.append("no ranges: no draws were asked for, or there are too few groups of pictures to draw from")
     kept, skipped, at = (scores.figures[f"review/{name}"] for name in ("recall", "skipped", "threshold"))
+    chosen = "these very pictures, so it is flattered"
+    if scores.calibration is not None and scores.calibration.split != report.split:
+        chosen = scores.calibration.split
     if _is_number(kept) and cases.blank.any():
-        chosen = "these pictures, so it is flattered" if scores.calibration is None else scores.calibration.split
         lines.append(
             f"whoever looks only at pictures that score {at:.3f} or more sees {kept:.1%} of those with animals and "
             f"skips {skipped:.1%} of all (threshold chosen on {chosen}, to keep {scores.recall:.0%})"
         )
-    if scores.calibration is not None and scores.calibration.threshold is not None and scores.tuned is not None:
+    if scores.calibration is not None and scores.calibration.threshold is not None:
         lines.append(
-            f"at a score of {scores.calibration.threshold:.3f}, the best on {scores.calibration.split}: box F1 "
-            f"{scores.tuned['detection/f1']:.3f}, species F1 {scores.tuned['presence/f1']:.3f}"
+            f"a threshold of {scores.calibration.threshold:.3f} has the best F1 of boxes (chosen on {chosen}); "
+            "what it gives stands beside the rest"
         )
+    if scores.calibration is not None and scores.calibration.note is not None:
+        lines.append(f"calibration: {scores.calibration.note}")
     return "\n".join(lines)
 
 
@@ -130,18 +140,21 @@ def score_table(report: Report) -> PrettyTable:
     scores, metrics = report.scores, report.metrics
     blind = {name: dict(figures) for name, figures in scores.baselines.items()}
     blind["all background"]["anchor/accuracy"] = metrics.get(ALL_BACKGROUND)
-    table = PrettyTable(["figure", "value", "95 % range", *blind], align="r")
+    others = blind
+    if scores.tuned is not None and scores.calibration is not None:  # figures that a threshold changes
+        others = {f"from {scores.calibration.threshold:.3f} on": scores.tuned} | blind
+    table = PrettyTable(["figure", f"from {scores.threshold:g} on", "95 % range", *others], align="r")
     table.align["figure"] = "l"
-    for name, title in _rows([metrics]):
+    for name, title in _rows([metrics, scores.tuned or {}]):
         cells = [_figure(metrics.get(name)), _range(scores.ranges.get(name))]
-        table.add_row([title, *cells, *(_figure(figures.get(name)) for figures in blind.values())])
+        table.add_row([title, *cells, *(_figure(figures.get(name)) for figures in others.values())])
     return table
 
 
 def species_score_table(scores: Scores) -> PrettyTable:
     """Every species that is there or was found: its boxes, and its presence on pictures."""
-    columns = ["species", "boxes", "pictures", "AP50", "95 % range", "AP", "AR"]
-    columns += ["on pictures: precision", "recall", "F1", "best score", "box F1 there"]
+    columns = ["species", "boxes", "pictures", "AP50", "95 % range", "AP"]
+    columns += ["on pictures: P", "R", "F1", "best score", "box F1 there"]
     table = PrettyTable(columns, align="r")
     table.align["species"] = "l"
     for one in sorted(scores.species, key=lambda one: (-one.boxes, one.name)):
@@ -149,7 +162,7 @@ def species_score_table(scores: Scores) -> PrettyTable:
             continue
         tuned = one.threshold if one.tuned_threshold is None else one.tuned_threshold
         figures = (one.precision, one.recall, one.f1, tuned, one.best_f1)
-        boxes = (_figure(one.ap50, 3), _range(one.ap50_range), _figure(one.ap, 3), _figure(one.ar, 3))
+        boxes = (_figure(one.ap50, 3), _range(one.ap50_range), _figure(one.ap, 3))
         row = [printable(one.name), f"{one.boxes:,}", f"{one.pictures:,}", *boxes]
         table.add_row([*row, *(_figure(value, 3) for value in figures)])
     return table
@@ -157,7 +170,7 @@ def species_score_table(scores: Scores) -> PrettyTable:
 
 def mistake_table(scores: Scores) -> PrettyTable:
     """What is wrong, how often, and the mAP at IoU .5 that mending it alone would bring."""
-    table = PrettyTable(["mistake", "count", "mAP50 it costs"], align="r")
+    table = PrettyTable(["mistake", "count", "mAP50 it costs, at any score"], align="r")
     table.align["mistake"] = "l"
     for kind, count in scores.mistakes.counts.items():
         table.add_row([MISTAKES[kind], f"{count:,}", _figure(scores.mistakes.costs[kind], 3)])
@@ -172,8 +185,8 @@ def light_table(scores: Scores) -> PrettyTable:
     for title, name in (
         ("mAP at IoU .5", "detection/map50"),
         ("F1 of species on a picture", "presence/f1"),
-        ("pictures with animals that are flagged", "blank/sensitivity"),
-        ("blank pictures that are left alone", "blank/specificity"),
+        ("animal pictures flagged", "blank/sensitivity"),
+        ("blank pictures left alone", "blank/specificity"),
     ):
         if any(_is_number(values.get(name)) for values in scores.light.values()):
             table.add_row([title, *(_figure(values.get(name), 3) for values in scores.light.values())])

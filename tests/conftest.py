@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trained import small_config
 
+from ena24ssd.runs import Run
 from ena24ssd.synthetic import write_dataset
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -25,6 +27,17 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write_dataset(folder, images=48, cameras=6, size=(160, 120), seed=3)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small network that has learnt from the scenes. To be looked at, not to be written into."""
+    pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+    from ena24ssd.training import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        return train(small_config(scenes), tmp_path_factory.mktemp("runs") / "small", quiet=True)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from ena24ssd.calibration import (
     Calibration,
     fit,
     fit_temperature,
+    fit_temperature_and_shift,
     load_calibration,
     nothing_to_fit,
     recalibrate,
@@ -32,6 +33,7 @@ NAMES = ("Deer", "Raccoon")
 PLACE, ELSEWHERE = Box(10, 10, 50, 50), Box(60, 60, 90, 90)
 CHOSEN = Calibration(
     temperature=1.5,
+    shift=0.0,
     note=None,
     threshold=0.25,
     species_thresholds={"Deer": 0.5, "Raccoon": None},
@@ -239,15 +241,39 @@ def test_a_temperature_is_fitted_to_the_detections_of_many_pictures(count, seed)
     assert found.note is None
 
 
-def test_scores_that_no_temperature_mends_are_named():
-    odds = np.random.default_rng(2).normal(-3, 1, 300)
-    shifted = sigmoid(odds + 4)  # as a foreground weight does: every score too high, many above .5
-    hits = np.random.default_rng(3).random(300) < sigmoid(odds)
-    cases = cases_of(*((0, [(0, score, PLACE if hit else ELSEWHERE)]) for score, hit in zip(shifted, hits)))
+def shifted_scores(count=300):
+    """Scores as a heavy foreground weight leaves them, every one too high and many above .5, and which are right."""
+    odds = np.random.default_rng(2).normal(-3, 1, count)
+    return sigmoid(odds + 4), np.random.default_rng(3).random(count) < sigmoid(odds)
+
+
+def test_scores_that_no_temperature_mends_are_shifted_too():
+    scores, hits = shifted_scores()
+    alone = recalibrate(scores, fit_temperature(scores, hits))
+    assert alone.mean() - hits.mean() > 0.3
+    cases = cases_of(*((0, [(0, score, PLACE if hit else ELSEWHERE)]) for score, hit in zip(scores, hits)))
     found = fit(cases, match(cases), recall=0.9, split="validation", epoch=0)
-    promised, kept = recalibrate(shifted, found.temperature).mean(), hits.mean()
-    assert promised - kept > 0.3
-    assert f"scores of {promised:.2f} on average, where {kept:.2f} of the detections" in found.note
+    assert f"scores of {alone.mean():.2f} on average, where {hits.mean():.2f} of the detections" in found.note
+    assert found.shift < -2
+    assert found.apply(scores).mean() == pytest.approx(hits.mean(), abs=0.001)
+    assert reliability(found.apply(scores), hits).ece < reliability(scores, hits).ece / 10
+
+
+def test_a_shift_is_found_again_and_nothing_else_is_likelier():
+    scores, hits = shifted_scores(40_000)
+    temperature, shift = fit_temperature_and_shift(scores, hits)
+    assert (temperature, shift) == (pytest.approx(1, rel=0.1), pytest.approx(-4, rel=0.1))
+
+    def surprise(temperature, shift):
+        after = recalibrate(scores, temperature, shift)
+        return -np.mean(np.log(np.where(hits, after, 1 - after)))
+
+    around = [(temperature * a, shift + b) for a in (0.97, 1, 1.03) for b in (-0.05, 0, 0.05)]
+    assert surprise(temperature, shift) <= min(surprise(*other) for other in around) + 1e-9
+
+
+def test_without_right_and_wrong_there_is_no_shift():
+    assert fit_temperature_and_shift(np.full(50, 0.7), np.ones(50, dtype=bool)) == (1, 0)
 
 
 # -- on disk -----------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from ena24ssd.sources import read_source
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
-    *("check", "convert", "curves", "doctor", "download", "evaluate", "explore", "predict", "runs", "split", "synth"),
-    "train",
+    *("check", "compare", "convert", "curves", "doctor", "download", "evaluate", "explore", "predict", "runs"),
+    *("split", "synth", "train"),
 ]
 SMALL = [
     *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.4]", "model.ratios=[1]"),

@@ -82,6 +82,48 @@ def test_a_threshold_on_other_pictures(pictures, threshold, expected):
     assert apply(scored(*pictures), threshold) == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        pytest.param([1, 1, 1, 1], (0.5, 0.5), id="each once, as without weights"),
+        pytest.param([3, 1, 1, 1], (3 / 4, 2 / 6), id="three times the one that is kept"),
+        pytest.param([1, 0, 3, 0], (1 / 4, 3 / 4), id="only those with animals"),
+        pytest.param([0, 1, 0, 1], (NAN, 1 / 2), id="only blank ones: no recall"),
+        pytest.param([0, 0, 0, 0], (NAN, NAN), id="none of them: nothing to say"),
+        pytest.param([0.5, 0.5, 0.25, 0.25], (2 / 3, 1 / 3), id="parts of pictures"),
+        pytest.param([[1, 1, 1, 1], [3, 1, 1, 1]], ([0.5, 3 / 4], [0.5, 1 / 3]), id="two draws at once"),
+        pytest.param(np.zeros((0, 4)), ([], []), id="no draw"),
+    ],
+)
+def test_pictures_that_count_more_than_others(weights, expected):
+    weights = np.array(weights)
+    for got, value in zip(apply(scored(*FOUR), 0.5, weights), expected):
+        assert np.shape(got) == weights.shape[:-1]
+        assert np.asarray(got) == pytest.approx(np.array(value), nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("threshold", [0, 0.3, 0.5, 1.1], ids="threshold {}".format)
+def test_a_weight_is_how_often_the_picture_is_there(seed, threshold):
+    cases = random_cases(seed, pictures=20)
+    weights = np.random.default_rng(seed).integers(0, 4, (2, 3, 20))
+    recall, skipped = apply(cases, threshold, weights)
+    assert recall.shape == skipped.shape == (2, 3)
+    for place in np.ndindex(2, 3):
+        times = weights[place].tolist()
+        there = [(best >= threshold, not blank) for best, blank in zip(cases.best_score, cases.blank)]
+        there = [picture for picture, number in zip(there, times) for _ in range(number)]
+        kept = [looked_at for looked_at, animal in there if animal]
+        assert recall[place] == pytest.approx(sum(kept) / len(kept))
+        assert skipped[place] == pytest.approx(1 - sum(looked_at for looked_at, _ in there) / len(there))
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(4), np.ones((2, 4))], ids=["none", "(P,)", "(b, P)"])
+def test_no_threshold_says_nothing_however_pictures_are_weighed(weights):
+    for got in apply(scored(*FOUR), NAN, weights):
+        assert np.shape(got) == (() if weights is None else weights.shape[:-1]) and np.all(np.isnan(got))
+
+
 @pytest.mark.parametrize("recall", [0, -0.1, 1.01, 95, NAN])
 def test_a_recall_that_cannot_be_asked_for(recall):
     with pytest.raises(ValueError, match=r"review: the recall asked for is .*; it must be above 0 and at most 1"):

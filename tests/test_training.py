@@ -19,31 +19,21 @@ from PIL import Image
 
 pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
 
-from ena24ssd.config import read_config
+from trained import EPOCHS, small_config
+
+from ena24ssd.assessment import evaluate
 from ena24ssd.detector import Detector, find_pictures
 from ena24ssd.epoch import DivergedError
-from ena24ssd.assessment import evaluate
 from ena24ssd.runs import RunError, open_run
 from ena24ssd.scores import plain
 from ena24ssd.training import train
 
-EPOCHS = 3
-SMALL = (
-    *("device=cpu", "data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.35,0.6]", "model.ratios=[1,1.5]"),
-    *("split.kind=grouped", "split.train=0.5", "split.validation=0.2", "split.test=0.3"),
-    *(f"train.epochs={EPOCHS}", "optim.name=adam", "optim.lr=0.01", "log.pictures=2", "seed=1"),
-)
 pytestmark = pytest.mark.slow
 
 
-def small_config(scenes, *overrides):
-    return read_config(None, [f"data.path={scenes}", *SMALL, *overrides])
-
-
-@pytest.fixture(scope="module")
-def run(scenes, tmp_path_factory):
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
-    return train(small_config(scenes), tmp_path_factory.mktemp("runs") / "small", quiet=True)
+@pytest.fixture
+def run(trained_run):
+    return trained_run
 
 
 def test_the_run_folder_holds_all_that_the_run_was(run, scenes):

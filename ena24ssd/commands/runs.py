@@ -97,6 +97,12 @@ def _train(choice: argparse.Namespace) -> int:
     print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
     print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
     print(figure_table(metrics))
+    if run.config.evaluation.protocol == "post":
+        from ena24ssd.assessment import evaluate
+        from ena24ssd.protocol import post_protocol_table
+
+        report = evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=choice.quiet)
+        print(post_protocol_table(report.protocol))
     print(f"detections beside the truth: {run.sheet_file}")
     return 0
 
@@ -172,6 +178,7 @@ def _evaluate(choice: argparse.Namespace) -> int:
 def _compare(choice: argparse.Namespace) -> int:
     from ena24ssd.contest import compare_models
     from ena24ssd.significance import verdict_table
+    from ena24ssd.tables import GROUPS
 
     contest = compare_models(
         [word for word in choice.choices if "=" not in word],
@@ -184,7 +191,8 @@ def _compare(choice: argparse.Namespace) -> int:
         quiet=choice.quiet,
     )
     left_out = f"; {contest.left_out:,} more are not for all of them to judge by" if contest.left_out else ""
-    print(f"{contest.pictures:,} {contest.split} pictures in {contest.groups.count:,} {contest.groups.kind}{left_out}")
+    groups = f"{contest.groups.count:,} {GROUPS[contest.groups.kind]}"
+    print(f"{contest.pictures:,} {contest.split} pictures in {groups}{left_out}")
     print(verdict_table(contest.verdicts))
     for sentence in contest.conclusions:
         print(sentence)

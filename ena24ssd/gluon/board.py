@@ -77,7 +77,8 @@ class MxBoard:
 
     def pr_curve(self, tag: str, right: np.ndarray, wrong: np.ndarray, boxes: int, step: int) -> None:
         # mxboard's own add_pr_curve fails in today's protobuf. The rows are those that TensorBoard's plugin reads.
-        precision = right / np.maximum(right + wrong, 1)
+        shown = right + wrong
+        precision = np.where(shown > 0, right / np.maximum(shown, 1), 1.0)  # nothing shown is nothing wrong
         counts = np.stack([right, wrong, wrong[0] - wrong, boxes - right, precision, right / max(boxes, 1)])
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in counts.shape])
         content = counts.astype(np.float32).tobytes()

@@ -1,0 +1,275 @@
+"""Are runs and results files judged alike, on the right pictures, and is everything that was promised written?"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+
+from trained import small_config
+
+from ena24ssd import cli
+from ena24ssd.assessment import evaluate, group_pictures
+from ena24ssd.calibration import load_calibration
+from ena24ssd.cameratraps import read
+from ena24ssd.config import ConfigError
+from ena24ssd.contest import compare_models
+from ena24ssd.detector import predict
+from ena24ssd.runs import RunError, open_run
+from ena24ssd.training import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(trained_run, tmp_path_factory):
+    """A copy: evaluating writes into the run folder."""
+    return open_run(shutil.copytree(trained_run.folder, tmp_path_factory.mktemp("judged") / "run"))
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return evaluate(run.folder, overrides=["evaluation.protocol=post", "evaluation.score=0.1"], quiet=True)
+
+
+@pytest.fixture(scope="module")
+def results(run, scenes, tmp_path_factory):
+    """What the run finds, written down with every score it looks at."""
+    file = tmp_path_factory.mktemp("results") / "results.json"
+    predict(run.folder, [scenes / "images"], file, threshold=run.config.evaluation.floor, quiet=True)
+    return file
+
+
+def test_a_report_says_what_was_measured(report, run):
+    assert (report.split, report.pictures, report.unreadable) == ("test", len(run.split.test), 0)
+    assert report.epoch == run.load_checkpoint("best").epoch
+    assert report.scores.cases.ids == run.split.test
+    assert report.scores.groups.kind == "sequences" and 5 <= report.scores.groups.count < report.pictures
+    assert report.metrics["anchor/accuracy_all_background"] > 0.9
+    assert set(report.scores.baselines) == {"all background", "most frequent species", "random boxes"}
+    assert sum(values["pictures"] for values in report.scores.light.values()) == report.pictures
+
+
+def test_the_choices_come_from_validation_and_stay_with_the_run(report, run):
+    kept = load_calibration(run.folder)
+    assert report.scores.calibration == kept
+    assert (kept.split, kept.pictures, kept.epoch) == ("validation", len(run.split.validation), report.epoch)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"temperature": 1}'], ids=["none", "no json", "half of it"])
+def test_choices_that_are_gone_or_broken_are_made_anew(run, damage):
+    file = run.folder / "calibration.json"
+    before = file.read_text()
+    file.write_text(damage) if damage else file.unlink()
+    evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=True)
+    assert file.read_text() == before
+
+
+def test_the_last_weights_do_not_overwrite_the_choices_of_the_best(run):
+    before = (run.folder / "calibration.json").read_text()
+    if evaluate(run.folder, checkpoint="last", overrides=["evaluation.resamples=0"], quiet=True).epoch != 2:
+        pytest.fail("the last epoch is 2")
+    assert (run.folder / "calibration.json").read_text() == before
+
+
+def test_the_posts_protocol_follows_its_shortcuts(report, run):
+    honest, anchors, last, of_training, summed, rounded = report.protocol
+    assert honest.figures["map50"] == report.metrics["detection/map50"]
+    assert honest.figures["presence_f1"] == report.metrics["presence/f1"]
+    assert anchors.figures["accuracy"] == report.metrics["anchor/accuracy"]
+    few = evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=True).scores.cases.ids
+    assert last.figures["accuracy"] != anchors.figures["accuracy"] and len(few) == report.pictures
+    (row,) = [r for r in run.rows() if r["split"] == "train" and r["epoch"] == report.epoch and not r.get("closing")]
+    batches = len(run.split.train) // 8
+    expected = batches * row["anchor/log_loss"] + len(run.split.test) // 8 * of_training.figures["log_loss"]
+    assert summed.figures["log_loss"] == pytest.approx(expected)
+    assert rounded.figures["micro_f1"] == float(f"{of_training.figures['micro_f1']:.2g}")
+
+
+def test_a_results_file_is_judged_as_the_run_that_wrote_it(run, results, scenes):
+    split = run.folder / "split.json"
+    ours = evaluate(run.folder, overrides=["evaluation.score=0.1"], quiet=True)
+    theirs = evaluate(results, "test", data=scenes, split_file=split, overrides=["evaluation.score=0.1"], quiet=True)
+    assert theirs.anchors == {} and theirs.epoch is None
+    assert theirs.scores.cases.ids == ours.scores.cases.ids
+    for name in ("detection/map50", "presence/f1", "blank/sensitivity", "detection/recall"):
+        assert theirs.metrics[name] == pytest.approx(ours.metrics[name], abs=1e-3, nan_ok=True)  # rounded in the file
+
+
+def test_without_a_split_every_picture_is_judged(results, scenes):
+    report = evaluate(results, data=scenes, overrides=["evaluation.resamples=0"], quiet=True)
+    assert (report.split, report.pictures) == ("all", 48)
+    assert report.scores.ranges == {}
+
+
+def test_pictures_without_a_result_are_counted_and_left_out(results, scenes, tmp_path):
+    document = json.loads(results.read_text())
+    document["images"][0] = {"file": document["images"][0]["file"], "failure": "truncated", "detections": None}
+    del document["images"][1]
+    document["images"][2]["file"] = "elsewhere/nowhere.jpg"
+    (tmp_path / "some.json").write_text(json.dumps(document))
+    report = evaluate(tmp_path / "some.json", data=scenes, overrides=["evaluation.resamples=0"], quiet=True)
+    assert (report.pictures, report.unreadable) == (45, 3)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda d: d["detection_categories"].update({key: "ox" for key in d["detection_categories"]}), "none of those"),
+        (lambda d: d.update(images=[dict(d["images"][0], file="x.jpg")]), "names no picture of"),
+        (lambda d: d.update(images=[]), "names no picture"),
+    ],
+    ids=["other species", "other pictures", "no pictures"],
+)
+def test_results_of_something_else_are_refused(results, scenes, tmp_path, change, words):
+    document = json.loads(results.read_text())
+    change(document)
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    with pytest.raises(RunError, match=words):
+        evaluate(tmp_path / "other.json", data=scenes, quiet=True)
+
+
+def test_a_species_that_only_the_model_knows_is_an_invention(results, scenes, tmp_path):
+    document = json.loads(results.read_text())
+    document["detection_categories"]["99"] = "yeti"
+    document["images"][0]["detections"] = [{"category": "99", "conf": 0.9, "bbox": [0.1, 0.1, 0.5, 0.5]}]
+    (tmp_path / "more.json").write_text(json.dumps(document))
+    scores = evaluate(tmp_path / "more.json", data=scenes, overrides=["evaluation.resamples=0"], quiet=True).scores
+    assert scores.class_names[-1] == "yeti" and math.isnan(scores.species[-1].ap50)
+    assert scores.confusion[:, len(scores.class_names) - 1].sum() == 1
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"overrides": ["model.width=1"]}, ConfigError, "only evaluation"),
+        ({"overrides": ["evaluation.scores=1"]}, ConfigError, "no such field"),
+        ({"split": "attic"}, RunError, "no side 'attic'"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_run(run, options, error, words):
+    with pytest.raises(error, match=words):
+        evaluate(run.folder, quiet=True, **options)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({}, "--data"), ({"data": True, "split": "test"}, "no split 'test'")],
+    ids=["no data", "no split"],
+)
+def test_what_cannot_be_asked_of_a_results_file(results, scenes, options, words):
+    options = options | ({"data": scenes} if options else {})
+    with pytest.raises(RunError, match=words):
+        evaluate(results, quiet=True, **options)
+
+
+def test_the_report_is_one_page_and_strict_json(run, tmp_path, capsys):
+    folder = tmp_path / "look"
+    arguments = ["evaluate", str(run.folder), "--report", str(folder), "--quiet", "evaluation.protocol=post"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    for words in ("mAP at IoU .5", "random boxes", "95 % range", "an animal missed", "published in the post", "day"):
+        assert words in said
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") > 6 and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    document = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
+    assert document["split"] == "test" and document["pictures"] == len(run.split.test)
+    assert {row["errata"] for row in document["protocol"]} >= {"A3-A4", "A1-A2", "A5", "A9"}
+    assert set(document["baselines"]) == {"all background", "most frequent species", "random boxes"}
+
+
+def test_the_curves_are_on_tensorboard_once_however_often_it_is_asked(run):
+    for _ in range(2):
+        evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=True)
+    (file,) = (run.board_folder / "evaluation-test").glob("*tfevents*")
+    events = EventAccumulator(str(file), size_guidance={"tensors": 0})
+    events.Reload()
+    assert "Evaluation_test/detection/map50" in events.Tags()["scalars"]
+    assert "Precision_recall_test/all species" in events.Tags()["tensors"]
+    assert len(events.Scalars("Evaluation_test/detection/map50")) == 1
+
+
+def test_pictures_without_names_are_grouped_by_what_they_show(scenes):
+    dataset = read(scenes / "scenes.json")
+    images = [replace_names(image) for image in dataset.images[:12]]
+    assert group_pictures(dataset, images, quiet=True).kind == "near-duplicates"
+    absent = replace(dataset, root=dataset.root / "attic")
+    assert group_pictures(absent, images, quiet=True).kind == "pictures"
+    assert group_pictures(dataset, dataset.images, quiet=True).kind == "sequences"
+
+
+def replace_names(image):
+    return image._replace(sequence=None, location=None)
+
+
+# -- one against another -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(scenes, run, tmp_path_factory):
+    """A run that has learnt less, on the same split."""
+    folder = tmp_path_factory.mktemp("other") / "less"
+    config = small_config(scenes, "train.epochs=1", "seed=2", f"split.file={run.folder / 'split.json'}")
+    return train(config, folder, quiet=True)
+
+
+def test_a_run_and_its_results_cannot_be_told_apart(run, results):
+    contest = compare_models([run.folder, results], quiet=True)
+    assert contest.models == ("run", "results.json")
+    assert contest.pictures == len(run.split.test)
+    assert contest.verdicts and not any(verdict.certain for verdict in contest.verdicts)
+    assert "cannot be told apart" in contest.conclusions[0]
+
+
+def test_two_runs_are_judged_by_the_same_pictures(run, other):
+    contest = compare_models([run.folder, other.folder], quiet=True)
+    assert contest.pictures == len(run.split.test) and contest.left_out == 0
+    by_figure = {verdict.figure: verdict for verdict in contest.verdicts}
+    verdict = by_figure["detection/map50"]
+    assert verdict.difference >= 0
+    reports = {r.model: r for r in (evaluate(x.folder, quiet=True) for x in (run, other))}
+    values = sorted(report.metrics["detection/map50"] for report in reports.values())
+    assert [verdict.first_value, verdict.second_value] == pytest.approx(values)
+    json.dumps(contest.to_json(), allow_nan=False)
+
+
+def test_pictures_that_one_has_learnt_from_judge_nobody(run, other, tmp_path, scenes):
+    split = json.loads((run.folder / "split.json").read_text())
+    moved = split["test"][:4]
+    split["train"], split["test"] = [*split["train"], *moved], split["test"][4:]
+    copy = shutil.copytree(other.folder, tmp_path / "copy")
+    (copy / "split.json").write_text(json.dumps(split))
+    contest = compare_models([run.folder, copy], quiet=True)
+    assert (contest.pictures, contest.left_out) == (len(split["test"]), 4)
+    split["train"], split["test"] = [*split["train"], *split["test"]], split["validation"]
+    split["validation"] = []
+    (copy / "split.json").write_text(json.dumps(split))
+    with pytest.raises(RunError, match="no picture in common"):
+        compare_models([run.folder, copy], quiet=True)
+
+
+def test_the_verdict_is_printed_and_written(run, other, tmp_path, capsys):
+    file = tmp_path / "verdict.json"
+    arguments = ["compare", str(run.folder), str(other.folder), "--quiet", "--json", str(file)]
+    assert cli.main([*arguments, "evaluation.resamples=200"]) == 0
+    said = capsys.readouterr().out
+    assert "mAP50" in said and f"{len(run.split.test)} test pictures" in said
+    assert json.loads(file.read_text())["pictures"] == len(run.split.test)
+
+
+def test_one_model_is_nothing_to_compare(run, capsys):
+    assert cli.main(["compare", str(run.folder), "--quiet"]) == 1
+    assert "two or more" in capsys.readouterr().err
+
+
+def test_night_is_told_from_the_squares(report, scenes):
+    # the drawn scenes say by their strip's time what they are; infrared ones have no colours
+    light = report.scores.light
+    assert set(light) <= {"day", "night"} and np.isfinite(light["day"]["detection/map50"])
