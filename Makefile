@@ -1,4 +1,4 @@
-# make demo   draw synthetic camera-trap pictures, train on some cameras, judge on others
+# make demo   draw synthetic camera-trap pictures, train on some cameras, judge on others, write a report
 # make test   install what the tests need, and run them all
 # make lint   formatting, lint and import contracts
 #
@@ -16,7 +16,8 @@ demo: $(READY)
 	$(BIN)/ena24ssd synth demo/scenes --images 860 --cameras 43 --size 320x240 --burst 1 --close 1 --blanks 0.1 --seed 7
 	rm -rf demo/run
 	$(BIN)/ena24ssd train configs/smoke.yaml --data demo/scenes --out demo/run data.cache=demo/cache
-	@echo "Look at demo/run/sheet.png, then: $(BIN)/tensorboard --logdir demo/run/board"
+	$(BIN)/ena24ssd evaluate demo/run --report demo/report
+	@echo "Look at demo/report/report.html and demo/run/sheet.png, then: $(BIN)/tensorboard --logdir demo/run/board"
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -224,8 +224,8 @@ class EvaluationConfig(Section):
     )
     protocol: Literal["honest", "post"] = Field(
         "honest",
-        description="post: besides the honest figures, what the post would have published of the same weights (its last "
-        "training batch, anchors instead of animals, two digits), shortcut by shortcut.",
+        description="post: besides the honest figures, what the post would have published of the same weights "
+        "(its last training batch, anchors instead of animals, two digits), shortcut by shortcut.",
     )
 
 

@@ -26,10 +26,10 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ena24ssd.charts import DPI, LIGHT, LONG_TAIL, WIDTH, hex_colour, to_png
 from ena24ssd.comparison import History, Row, figure, read_history, tell_apart
 from ena24ssd.draw import PALETTE
 from ena24ssd.files import replace_file
-from ena24ssd.plots import DPI, LIGHT, LONG_TAIL, WIDTH, to_png
 from ena24ssd.runs import Run, RunError
 from ena24ssd.splits import SIDES
 from ena24ssd.tables import printable
@@ -43,12 +43,10 @@ CROWDED = 200  # epochs from which on lines are thin
 BASELINE = "anchor/accuracy_all_background"
 
 
-def _hex(place: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*PALETTE[place])
-
-
-SPLIT_COLOURS = {"train": LIGHT.second, "validation": _hex(2), "test": LIGHT.first}
-RUN_COLOURS = tuple(_hex(place) for place in (4, 5, 2, 6, 0, 1, 9, 11, 13, 14, 16, 7))  # none that is pale on white
+SPLIT_COLOURS = {"train": LIGHT.second, "validation": hex_colour(PALETTE[2]), "test": LIGHT.first}
+RUN_COLOURS = tuple(
+    hex_colour(PALETTE[place]) for place in (4, 5, 2, 6, 0, 1, 9, 11, 13, 14, 16, 7)
+)  # none that is pale on white
 STYLES = {"train": (0, (1, 1.2)), "validation": (0, (5, 1.5, 1, 1.5)), "test": "solid"}
 DASHES = (0, (4, 3))
 BOLD = FontProperties(size=SIZE, weight="bold")

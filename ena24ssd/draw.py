@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, floor, sqrt
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.detections import Detection, ImageDetections
+from ena24ssd.pictures import PictureError, read_picture
 
 RGB = tuple[int, int, int]
 Style = Literal["solid", "dashed"]
@@ -73,6 +75,19 @@ def colour(label: int) -> RGB:
 def text_colour(background: RGB) -> RGB:
     """Black or white, whichever reads better; their contrast (WCAG 2) with any background is at least 4.58 to 1."""
     return BLACK if _luminance(background) > sqrt(1.05 * 0.05) - 0.05 else WHITE
+
+
+def read_thumbnail(path: Path, size: tuple[int, int], most: tuple[int, int]) -> Image.Image:
+    """A picture, annotated as ``size`` (width, height), at ``most`` that large, to be drawn on: small before anything is
+    drawn, words and lines stay as large as they are shown. Blank where it cannot be read: no drawing is worth stopping
+    for.
+    """
+    try:
+        picture = read_picture(path, stored_size=size, least=most[0])
+    except PictureError:
+        picture = Image.new("RGB", (most[0], max(1, round(most[0] * size[1] / size[0]))), PAPER)
+    picture.thumbnail(most)
+    return picture
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[tuple[int, str, Box]], *, style: Style = "solid") -> Image.Image:

@@ -20,7 +20,7 @@ from ena24ssd.engine import Engine
 from ena24ssd.epoch import Pass, run_epoch
 from ena24ssd.files import replacing
 from ena24ssd.metrics import AnchorSums
-from ena24ssd.pictures import PictureError, read_picture, view_of
+from ena24ssd.pictures import view_of
 from ena24ssd.runs import Run
 from ena24ssd.scores import quick_figures
 from ena24ssd.splits import SIDES
@@ -114,25 +114,13 @@ def lay_out(
     """A sheet of pictures, each with its truth in white dashes and what was found on it in colour."""
     drawn, captions = [], []
     for image, some in zip(images, found):
-        picture = read_thumbnail(dataset, image, width)
+        picture = draw.read_thumbnail(dataset.path(image), (image.width, image.height), (width, width))
         detections = ImageDetections(image.file_name, image.width, image.height, tuple(some))
         scale = picture.width / image.width, picture.height / image.height
         scaled = [LabelledBox(label, box.scale(*scale)) for label, box in image.boxes]
         drawn.append(draw.draw_detections(draw.draw_truth(picture, scaled, dataset.class_names), detections))
         captions.append(image.file_name)
     return draw.contact_sheet(drawn, captions, columns=3, cell=(width, width * 3 // 4))
-
-
-def read_thumbnail(dataset: CameraTrapDataset, image: Image, width: int) -> Pillow.Image:
-    """The picture at most ``width`` pixels a side, before anything is drawn on it: words and lines then stay as large as
-    the sheet shows them. A blank card where it can no longer be read: no drawing is worth stopping for.
-    """
-    try:
-        picture = read_picture(dataset.path(image), stored_size=(image.width, image.height), least=width)
-    except PictureError:
-        picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), draw.PAPER)
-    picture.thumbnail((width, width))
-    return picture
 
 
 def save_sheet(sheet: Pillow.Image, path: Path) -> None:

@@ -18,14 +18,13 @@ from PIL import Image as Pillow
 
 from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import Image
+from ena24ssd.charts import DARK, LIGHT
 from ena24ssd.detections import Detection
-from ena24ssd.draw import PAPER, draw_detections, draw_truth
+from ena24ssd.draw import PAPER, draw_detections, draw_truth, read_thumbnail
 from ena24ssd.evaluationplots import MISTAKES, PLOTS, draw_plots
 from ena24ssd.files import replace_file
 from ena24ssd.mistakes import KINDS
 from ena24ssd.pages import is_known, render_page, write_plots
-from ena24ssd.pictures import PictureError, read_picture
-from ena24ssd.plots import DARK, LIGHT
 from ena24ssd.protocol import PUBLISHED, TITLES, ProtocolRow
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def draw_pairs(
     images: Sequence[Image],
     chosen: Sequence[int],
     find_file: Callable[[Image], Path],
-    width: int = 560,
+    width: int = 640,
 ) -> list[Pair]:
     """The ``chosen`` pictures (places in the cases) with truth on the left, and on the right what was found.
 
@@ -204,11 +203,7 @@ def _vary(ranked: Sequence[int], kind: np.ndarray, count: int) -> list[int]:
 def _draw_pair(
     scores: Scores, image: Image, place: int, find_file: Callable[[Image], Path], width: int
 ) -> Pillow.Image:
-    try:
-        picture = read_picture(find_file(image), stored_size=(image.width, image.height), least=width)
-    except PictureError:  # it could be read when it was measured; no drawing is worth stopping for
-        picture = Pillow.new("RGB", (width, max(1, round(width * image.height / image.width))), PAPER)
-    picture.thumbnail((width, width * 4 // 5))  # before drawing: words and lines stay as large as the page shows them
+    picture = read_thumbnail(find_file(image), (image.width, image.height), (width, width * 7 // 8))
     x, y = picture.width / image.width, picture.height / image.height
     names, found = scores.class_names, scores.cases.found
     truth = [LabelledBox(label, box.scale(x, y)) for label, box in image.boxes]

@@ -1,8 +1,7 @@
 """What do the figures of an evaluation look like?
 
 Each plot is a function of `Scores` and a `Theme` that returns a figure; `PLOTS` names them all. They look like those of
-`ena24ssd.plots`, and the same holds for them: nothing global changes, no window opens, and the name of a species, which
-anybody may have written, is never read as a formula.
+`ena24ssd.plots`; the name of a species, which anybody may have written, is never read as a formula.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from ena24ssd.charts import LIGHT, MOST_ROWS, ROW, WIDTH, Theme, panels, percent, shorten, to_png
 from ena24ssd.draw import text_colour
 from ena24ssd.pages import two_digits
-from ena24ssd.plots import DPI, LIGHT, MOST_ROWS, ROW, WIDTH, Theme, to_png
 
 if TYPE_CHECKING:
     from ena24ssd.ranking import Curve
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 MOST_PANELS = 30  # curves that get a panel of their own, that of all species among them
 MOST_CELLS = 30  # species in the confusion matrix
 POINTS = 1_000  # of a curve; more cannot be seen
-SHORT, LONG = 20, 28  # letters of a name above a panel, and beside a row
+SHORT = 20  # letters of a name above a panel
 DASHES = (0, (4, 3))
 MISTAKES = {  # kind: its name on the page, and what it is
     "species": ("wrong species", "a box at an animal (IoU .5 or more), under another name"),
@@ -46,7 +43,7 @@ def precision_recall(scores: Scores, theme: Theme) -> Figure:
     total = len(shown) + (len(scores.class_names) > 1)
     columns = min(4 if total <= 12 else 5, total)
     rows = -(-total // columns)
-    figure, grid = _panels(theme, 1.75 * rows + 0.5 if total > 1 else 3.4, rows, columns, sharex=True, sharey=True)
+    figure, grid = panels(theme, 1.75 * rows + 0.5 if total > 1 else 3.4, rows, columns, sharex=True, sharey=True)
     for axes in grid[total:]:
         axes.remove()
     titled: list[tuple[str, str, Curve]] = []
@@ -61,7 +58,7 @@ def precision_recall(scores: Scores, theme: Theme) -> Figure:
         at = np.sum(curve.scores >= scores.threshold) - 1
         if at >= 0:
             axes.plot(curve.recall[at], curve.precision[at], "o", color=theme.ink, markersize=4.5, clip_on=False)
-        title = axes.set_title(_shorten(name, SHORT), loc="left", fontsize=9, color=theme.ink, pad=14)
+        title = axes.set_title(shorten(name, SHORT), loc="left", fontsize=9, color=theme.ink, pad=14)
         title.set_parse_math(False)
         axes.annotate(
             words, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7.5, color=theme.ink
@@ -81,7 +78,7 @@ def precision_recall(scores: Scores, theme: Theme) -> Figure:
 
 def f1_by_threshold(scores: Scores, theme: Theme) -> Figure:
     """Precision, recall and F1 of all species together, by the score asked for."""
-    figure, [axes] = _panels(theme, 3.6)
+    figure, [axes] = panels(theme, 3.6)
     for one in scores.species:
         if one.boxes and len(scores.class_names) > 1:
             axes.step(*_by_threshold(one.curve, one.curve.f1), where="pre", color=theme.faint, linewidth=1, zorder=1)
@@ -110,7 +107,7 @@ def confusion(scores: Scores, theme: Theme) -> Figure:
     size = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(0.56, (WIDTH - 2.1) / size)  # inches of a cell
-    figure, [axes] = _panels(theme, side * size + 1.9)
+    figure, [axes] = panels(theme, side * size + 1.9)
     colours = LinearSegmentedColormap.from_list("share", [theme.paper, theme.first])
     edges = np.arange(size + 1) - 0.5
     axes.pcolormesh(edges, edges, shares, cmap=colours, vmin=0, vmax=1, edgecolors=theme.faint, linewidth=0.4)
@@ -133,8 +130,8 @@ def confusion(scores: Scores, theme: Theme) -> Figure:
     axes.spines[:].set_visible(False)
     rows = [*names, "nothing there"]
     columns = [*names, "missed"]
-    axes.set_yticks(range(size), [_shorten(name, LONG) for name in rows])
-    axes.set_xticks(range(size), [_shorten(name, LONG) for name in columns], rotation=90)
+    axes.set_yticks(range(size), [shorten(name) for name in rows])
+    axes.set_xticks(range(size), [shorten(name) for name in columns], rotation=90)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -148,7 +145,7 @@ def confusion(scores: Scores, theme: Theme) -> Figure:
 def species_scores(scores: Scores, theme: Theme) -> Figure:
     """Average precision and presence F1 of every species with their ranges, the best first."""
     rows = sorted(_frequent(scores)[:MOST_ROWS], key=lambda one: -one.ap50)
-    figure, [axes] = _panels(theme, max(1.6, 1.35 * ROW * len(rows) + 1.2))
+    figure, [axes] = panels(theme, max(1.6, 1.35 * ROW * len(rows) + 1.2))
     places = np.arange(len(rows))
     for values, ranges, shift, colour, marker, label in (
         ("ap50", "ap50_range", -0.16, theme.first, "o", "boxes found: AP at IoU .5"),
@@ -161,7 +158,7 @@ def species_scores(scores: Scores, theme: Theme) -> Figure:
     if len(rows) > 1:
         overall = scores.figures["detection/map50"]
         axes.axvline(overall, color=theme.ink, linewidth=1, linestyle=DASHES, label=f"mAP50 {two_digits(overall)}")
-    axes.set_yticks(places, [f"{_shorten(one.name, LONG)} ({one.boxes:,})" for one in rows])
+    axes.set_yticks(places, [f"{shorten(one.name)} ({one.boxes:,})" for one in rows])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.set_xlim(-0.02, 1.02)
@@ -178,7 +175,7 @@ def mistakes(scores: Scores, theme: Theme) -> Figure:
     counts = np.array([scores.mistakes.counts[kind] for kind in kinds])
     costs = np.array([scores.mistakes.costs[kind] for kind in kinds])
     lengths = np.nan_to_num(costs).clip(0)
-    figure, (left, right) = _panels(theme, ROW * len(kinds) + 1.2, 1, 2, sharey=True)
+    figure, (left, right) = panels(theme, ROW * len(kinds) + 1.2, 1, 2, sharey=True)
     for axes, values, words, colour, label in (
         (left, counts, [f"{count:,}" for count in counts.tolist()], theme.second, "how many, at the threshold"),
         (right, lengths, [two_digits(cost) for cost in costs], theme.first, "mAP50 that mending them brings"),
@@ -198,9 +195,9 @@ def mistakes(scores: Scores, theme: Theme) -> Figure:
 def reliability(scores: Scores, theme: Theme) -> Figure:
     """How often detections of a score are right, and how many there are of that score."""
     before, after = scores.reliability, scores.calibrated
-    figure, (top, bottom) = _panels(theme, 4.6, 2, 1, sharex=True, height_ratios=[3, 1])
+    figure, (top, bottom) = panels(theme, 4.6, 2, 1, sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle=DASHES, label="as good as its word")
-    drawn = [(before, theme.second, "o", "as trained"), (after, theme.first, "D", "after the temperature")]
+    drawn = [(before, theme.second, "o", "as trained"), (after, theme.first, "D", "recalibrated")]
     for which, (some, colour, marker, label) in enumerate(drawn):
         if some is None:
             continue
@@ -228,14 +225,14 @@ def reliability(scores: Scores, theme: Theme) -> Figure:
 
 def review(scores: Scores, theme: Theme) -> Figure:
     """How many pictures need nobody to look at them, by how many animal pictures must not be lost."""
-    figure, [axes] = _panels(theme, 3.2)
+    figure, [axes] = panels(theme, 3.2)
     curve = scores.review
     skipped, recall = _thin(curve.skipped, curve.recall)
     axes.step(skipped, recall, where="post", color=theme.first, linewidth=2)
     saved, kept = scores.figures["review/skipped"], scores.figures["review/recall"]
-    words = f"{_percent(saved)} skipped, {_percent(kept)} of the animal pictures kept"
+    words = f"{percent(saved)} skipped, {percent(kept)} of the animal pictures kept"
     blank = float(scores.cases.blank.mean())
-    axes.axvline(blank, color=theme.ink, linewidth=1, linestyle=DASHES, label=f"blank pictures: {_percent(blank)}")
+    axes.axvline(blank, color=theme.ink, linewidth=1, linestyle=DASHES, label=f"blank pictures: {percent(blank)}")
     axes.plot([0, 1], [1, 0], color=theme.faint, linewidth=1.4, label="skipping at random", zorder=1)
     axes.plot(
         *(saved, kept, "o"),
@@ -249,7 +246,7 @@ def review(scores: Scores, theme: Theme) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("pictures that nobody looks at")
     axes.set_ylabel("animal pictures kept")
     axes.tick_params(axis="x", pad=6)
@@ -260,7 +257,7 @@ def review(scores: Scores, theme: Theme) -> Figure:
 def sizes(scores: Scores, theme: Theme) -> Figure:
     """How well small, medium and large animals are found."""
     rows = list(scores.sizes.items())
-    figure, [axes] = _panels(theme, 2.6)
+    figure, [axes] = panels(theme, 2.6)
     places = np.arange(len(rows))
     for field, shift, colour, label in (
         ("map50", -0.2, theme.first, "mAP50"),
@@ -295,24 +292,6 @@ def draw_plots(scores: Scores, theme: Theme = LIGHT) -> dict[str, bytes]:
 
 
 # -- what the plots share --------------------------------------------------------------------------------------------
-
-
-def _panels(
-    theme: Theme, height: float, rows: int = 1, columns: int = 1, **options: object
-) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
-    for axes in grid:
-        axes.set_facecolor(theme.paper)
-        axes.set_axisbelow(True)
-        axes.tick_params(which="both", colors=theme.ink, labelcolor=theme.ink, length=0, labelsize=9)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(theme.faint)
-        axes.xaxis.label.set_color(theme.ink)
-        axes.yaxis.label.set_color(theme.ink)
-        axes.grid(True, axis="y", color=theme.faint, linewidth=0.6)
-    return figure, grid
 
 
 def _legend(figure: Figure, theme: Theme, columns: int = 2) -> None:
@@ -351,14 +330,5 @@ def _thin(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return first[rows], second[rows]
 
 
-def _shorten(name: str, letters: int) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"
-
-
 def _short_count(count: int) -> str:
     return f"{count}" if count < 10_000 else f"{count / 1000:.0f}k"
-
-
-def _percent(value: float, _: object = None) -> str:
-    return f"{value * 100:.3g} %"

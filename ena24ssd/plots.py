@@ -7,67 +7,24 @@ written: no plot reads formulas in them, or lets a long one push the figure apar
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image as Pillow
 
 from ena24ssd.anchors import Anchors
-from ena24ssd.draw import PALETTE, contact_sheet, draw_boxes
+from ena24ssd.charts import LIGHT, LONG_TAIL, MOST_ROWS, ROW, Theme, panels, percent, shorten, to_png
+from ena24ssd.draw import contact_sheet, draw_boxes
 from ena24ssd.exploration import AREA_EDGES, Exploration, Species, spread_evenly
 from ena24ssd.pictures import PictureError, read_picture
 
-WIDTH = 8.0  # inches
-DPI = 144
-COLOURS = 256  # of a file; no plot has many more, and it takes a third of the space
-ROW = 0.27  # inches a species takes
-MOST_ROWS = 60  # species in a plot; the report's table has all of them
 MOST_BARS = 20  # boxes a picture; pictures with more go into the last bar
-LONGEST_NAME = 28  # letters
-LONG_TAIL = 50  # times the smallest the largest bar must be to be drawn on a logarithmic scale
 SCATTERED = 4_000  # boxes drawn as dots
 CELL = (320, 240)  # pixels of a sample picture
-
-
-class Theme(NamedTuple):
-    """The colours of a plot. ``first`` and ``second`` differ in brightness as well as in hue."""
-
-    paper: str
-    ink: str
-    faint: str
-    first: str
-    second: str
-    heat: tuple[str, ...]
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-LIGHT = Theme(
-    "#ffffff",
-    "#24292f",
-    "#d8dce0",
-    _hex(PALETTE[4]),
-    _hex(PALETTE[0]),
-    ("#ffffff", "#fde0b0", "#f0a35a", "#c8553d", "#7a1f4b", "#2c0f3a"),
-)
-DARK = Theme(
-    "#16191d",
-    "#e4e6e8",
-    "#3a4047",
-    _hex(PALETTE[1]),
-    _hex(PALETTE[0]),
-    ("#16191d", "#4b1a52", "#93304f", "#d5653d", "#f4ad5c", "#fff3d0"),
-)
 
 
 def boxes_per_picture(found: Exploration, theme: Theme) -> Figure:
@@ -96,9 +53,9 @@ def box_areas(found: Exploration, theme: Theme) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(AREA_EDGES[max(filled[0] - 2, 0)], 1)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
     median = float(np.median(found.boxes.area))
-    _mark(axes, theme, median, f"median {_percent(median)}")
+    _mark(axes, theme, median, f"median {percent(median)}")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_ylim(0, counts.max() * 1.18)
     axes.set_xlabel("share of the frame that a box covers")
@@ -127,7 +84,7 @@ def box_sizes(found: Exploration, theme: Theme) -> Figure:
     rows = sorted((row for row in found.species[:MOST_ROWS] if row.side), key=lambda row: row.side.median)
     figure, axes, places = _rows(theme, rows)
     _draw_spreads(axes, theme, places, np.array([row.side for row in rows]))
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("side of a square of the box's area, as a share of the frame's")
     return figure
 
@@ -160,7 +117,7 @@ def heat(found: Exploration, theme: Theme) -> Figure:
         label.set_verticalalignment(side)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("boxes that cover the place", color=theme.ink)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(_percent))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(percent))
     bar.ax.tick_params(colors=theme.ink, labelcolor=theme.ink, length=0, labelsize=9)
     bar.outline.set_visible(False)
     return figure
@@ -179,7 +136,7 @@ def coverage(found: Exploration, theme: Theme) -> Figure:
     axes.plot(before, places, "o", color=theme.second, markersize=7, label="configured anchors", zorder=4)
     axes.plot(after, places, "D", color=theme.first, markersize=5.5, label="suggested anchors", zorder=5)
     axes.set_xlim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel(f"boxes that an anchor matches (IoU over {found.anchors.overlap:g})")
     _legend(axes, theme, 3)
     return figure
@@ -210,7 +167,7 @@ def shapes_and_anchors(found: Exploration, theme: Theme) -> Figure:
         set_scale("log")
         set_limits(low, high)
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent))
         axis.set_minor_locator(NullLocator())
     axes.set_aspect("equal")
     axes.set_xlabel("width, as a share of the network's square")
@@ -249,16 +206,6 @@ PLOTS: dict[str, tuple[Callable[[Exploration, Theme], Figure], Callable[[Explora
 def draw_plots(found: Exploration, theme: Theme = LIGHT) -> dict[str, bytes]:
     """Every plot that has something to show, as PNG files."""
     return {name: to_png(draw(found, theme)) for name, (draw, has_data) in PLOTS.items() if has_data(found)}
-
-
-def to_png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for the letter; the table has it
-        figure.canvas.draw()  # once; savefig would do it twice
-    picture = Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(COLOURS, Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def draw_samples(found: Exploration, count: int = 12) -> Pillow.Image | None:
@@ -306,16 +253,7 @@ def _choose_samples(found: Exploration) -> list[int]:
 
 
 def _axes(theme: Theme, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor=theme.paper)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=theme.ink, labelcolor=theme.ink, length=0, labelsize=9)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(theme.faint)
-    axes.xaxis.label.set_color(theme.ink)
-    axes.yaxis.label.set_color(theme.ink)
-    axes.grid(True, axis="y", color=theme.faint, linewidth=0.6)
+    figure, (axes,) = panels(theme, height)
     return figure, axes
 
 
@@ -323,7 +261,7 @@ def _rows(theme: Theme, rows: Sequence[Species]) -> tuple[Figure, Axes, np.ndarr
     """A figure with one line for each species, the first on top."""
     figure, axes = _axes(theme, max(1.5, ROW * len(rows) + 1.1))
     places = np.arange(len(rows))
-    axes.set_yticks(places, [_shorten(row.name) for row in rows])
+    axes.set_yticks(places, [shorten(row.name) for row in rows])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a name with two dollar signs is a name, not a formula
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -384,15 +322,6 @@ def _legend(axes: Axes, theme: Theme, columns: int = 2) -> None:
         labelcolor=theme.ink,
         borderaxespad=0.2,
     )
-
-
-def _shorten(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
-
-
-def _percent(value: float, _: object = None) -> str:
-    return f"{value * 100:.3g} %"
 
 
 def _longest(anchors: Anchors) -> float:

@@ -29,13 +29,9 @@ PUBLISHED = {"accuracy": 0.9985, "log_loss": 1.40, "mae": 0.0024, "micro_f1": 0.
 
 @dataclass(frozen=True)
 class ProtocolRow:
-    """What one way to measure says; ``figures`` has every name of `TITLES`, None where this way does not ask.
-
-    ``errata`` names the mistakes of the post that the row adds.
-    """
+    """What one way to measure says; ``figures`` has every name of `TITLES`, None where this way does not ask."""
 
     title: str
-    errata: str
     figures: Mapping[str, float | None]
 
 
@@ -61,12 +57,12 @@ def protocol_rows(
     summed = of_training | {"log_loss": train_loss_sum + test_loss_sum}
     rounded = summed | {"micro_f1": two_digits(summed["micro_f1"])}
     return (
-        _row("every animal of the held-out pictures", "", _some(honest, ANIMAL_FIGURES)),
-        _row("anchors instead of animals", "A7-A10", anchors),
-        _row("... of the last batch only", "A3-A4", last_batch),
-        _row("... which is of training pictures", "A1-A2", of_training),
-        _row("... the loss a sum that training began", "A5", summed),
-        _row("... the F1 rounded to two digits", "A9", rounded),
+        _row("every animal of the held-out pictures", _some(honest, ANIMAL_FIGURES)),
+        _row("anchors instead of animals", anchors),
+        _row("... of the last batch only", last_batch),
+        _row("... which is of training pictures", of_training),
+        _row("... the loss a sum that training began", summed),
+        _row("... the F1 rounded to two digits", rounded),
     )
 
 
@@ -77,17 +73,17 @@ def two_digits(value: float) -> float:
 
 def post_protocol_table(rows: Sequence[ProtocolRow]) -> PrettyTable:
     """The rows with a column a figure, and below them what the post published for its own run."""
-    table = PrettyTable(["how it is measured", "errata", *TITLES.values()], align="r")
-    table.align["how it is measured"] = table.align["errata"] = "l"
-    published = _row("published in the post, of its own run", "", PUBLISHED)
+    table = PrettyTable(["how it is measured", *TITLES.values()], align="r")
+    table.align["how it is measured"] = "l"
+    published = _row("published in the post, of its own run", PUBLISHED)
     for row in (*rows, published):
         cells = [_cell(row.figures[name]) for name in TITLES]
-        table.add_row([row.title, row.errata, *cells], divider=row is rows[-1])
+        table.add_row([row.title, *cells], divider=row is rows[-1])
     return table
 
 
-def _row(title: str, errata: str, figures: Mapping[str, float]) -> ProtocolRow:
-    return ProtocolRow(title, errata, {name: figures.get(name) for name in TITLES})
+def _row(title: str, figures: Mapping[str, float]) -> ProtocolRow:
+    return ProtocolRow(title, {name: figures.get(name) for name in TITLES})
 
 
 def _some(figures: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -13,11 +13,12 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 from ena24ssd.anchors import STRIDE, Anchors
+from ena24ssd.charts import DARK, LIGHT, MOST_ROWS
 from ena24ssd.config import RunConfig
 from ena24ssd.exploration import BORDER, FEW, Exploration, Species, examine, read_for_exploration
 from ena24ssd.files import replace_file
 from ena24ssd.pages import encode, render_page, write_plots
-from ena24ssd.plots import DARK, LIGHT, MOST_ROWS, PLOTS, draw_plots, draw_samples
+from ena24ssd.plots import PLOTS, draw_plots, draw_samples
 
 POOR = 0.5  # share of its boxes below which a species' coverage is marked
 ENOUGH = 300  # boxes; anchors suggested for fewer may suit these very pictures only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ena24ssd.boxes import Box, LabelledBox
@@ -192,6 +192,7 @@ ANY = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(ANY)
 def test_gathered_and_taken_apart_again(pictures):
     images = [picture(str(key), *animals) for key, (animals, *_) in enumerate(pictures)]

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from ena24ssd import curves
+from ena24ssd.charts import LIGHT
 from ena24ssd.config import read_config
 from ena24ssd.curves import PANELS, RUN_COLOURS, draw_curves, plot_curves, unknown_letters
-from ena24ssd.plots import LIGHT
 from ena24ssd.runs import Run, RunError, create_run
 from ena24ssd.splits import SIDES, Split
 

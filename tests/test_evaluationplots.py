@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from ena24ssd.bootstrap import group_by
 from ena24ssd.calibration import fit
 from ena24ssd.cases import Cases, Found, Truth
+from ena24ssd.charts import DARK, LIGHT, to_png
 from ena24ssd.evaluationplots import (
     MISTAKES,
     MOST_CELLS,
@@ -29,7 +30,6 @@ from ena24ssd.evaluationplots import (
     species_scores,
 )
 from ena24ssd.matching import match
-from ena24ssd.plots import DARK, LIGHT, to_png
 from ena24ssd.scores import Scores, score
 
 NAMES = ("deer", "fox", "raccoon", "opossum")

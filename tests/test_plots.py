@@ -13,11 +13,10 @@ from PIL import Image as Pillow
 
 from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import CameraTrapDataset, Image
+from ena24ssd.charts import DARK, LIGHT, to_png
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.exploration import Exploration, examine, read_for_exploration
 from ena24ssd.plots import (
-    DARK,
-    LIGHT,
     PLOTS,
     box_areas,
     boxes_per_picture,
@@ -25,7 +24,6 @@ from ena24ssd.plots import (
     draw_plots,
     draw_samples,
     species_counts,
-    to_png,
 )
 from ena24ssd.sources import Source
 
