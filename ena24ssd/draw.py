@@ -78,9 +78,8 @@ def text_colour(background: RGB) -> RGB:
 
 
 def read_thumbnail(path: Path, size: tuple[int, int], most: tuple[int, int]) -> Image.Image:
-    """A picture, annotated as ``size`` (width, height), at ``most`` that large, to be drawn on: small before anything is
-    drawn, words and lines stay as large as they are shown. Blank where it cannot be read: no drawing is worth stopping
-    for.
+    """A picture, annotated as ``size`` (width, height), at ``most`` that large, for drawing on it: words and lines then
+    stay as large as they are shown. Blank where it cannot be read: no drawing is worth stopping for.
     """
     try:
         picture = read_picture(path, stored_size=size, least=most[0])

@@ -125,7 +125,7 @@ def _by_score(cases: Cases) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]
     score at least each of `THRESHOLDS` even steps from 0 to 1; and how many boxes there were to find.
     """
     matches, boxes = match(cases, [0.5]), cases.boxes_of_species
-    rows = [("all species", matches.counted, boxes.sum())]
+    rows = [("(all species)", matches.counted, boxes.sum())]
     for label in np.flatnonzero(boxes):
         rows.append((cases.class_names[label], matches.counted & (cases.found.label == label), boxes[label]))
     for name, chosen, count in rows:

@@ -51,6 +51,13 @@ class Curve:
         place = int(np.argmax(f1 >= f1.max() * (1 - 1e-12)))  # equal F1 may differ in the last bit
         return float(self.scores[place]), float(f1[place])
 
+    def f1_at(self, threshold: float) -> float:
+        """The F1 of what scores ``threshold`` or more; 0 where nothing does, NaN without a box to find."""
+        place = int(np.searchsorted(-self.scores, -threshold, side="right")) - 1
+        if not self.boxes:
+            return float("nan")
+        return float(self.f1[place]) if place >= 0 else 0.0
+
 
 def trace(scores: np.ndarray, right: np.ndarray, boxes: int) -> Curve:
     """The curve of detections with ``scores`` (N,) in any order, ``right`` (N,) bool, that had ``boxes`` to find."""

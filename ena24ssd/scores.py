@@ -60,6 +60,7 @@ class SpeciesScores:
     threshold: float  # that gives its best box F1 on these very pictures, so that F1 is flattered
     best_f1: float
     tuned_threshold: float | None  # the same, chosen on other pictures (`Calibration`)
+    tuned_f1: float | None  # what that one gives here
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class Scores:
     review: Review
 
     @property
+    def review_split(self) -> str | None:
+        """What the review's threshold was chosen on; None: on these very pictures, so that it is flattered."""
+        chosen = self.calibration is not None and self.calibration.review_threshold is not None
+        return self.calibration.split if chosen else None
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return self.cases.class_names
 
@@ -102,6 +109,7 @@ class Scores:
                 "best_threshold_here": one.threshold,
                 "best_f1_here": one.best_f1,
                 "tuned_threshold": one.tuned_threshold,
+                "tuned_f1": one.tuned_f1,
                 "curve": _curve(one.curve),
             }
             for one in self.species
@@ -259,6 +267,7 @@ def _species(
     calibration: Calibration | None,
 ) -> tuple[SpeciesScores, ...]:
     presence = species_figures(tally(cases, matches, threshold).sums.sum(axis=0), cases.class_names)
+    thresholds = {} if calibration is None else calibration.species_thresholds
     unknown = [math.nan] * len(cases.class_names), [math.nan] * len(cases.class_names)
     ap50_ranges, f1_ranges = (zip(*ranges.get(name, unknown)) for name in ("species/ap50", "species/f1"))
     return tuple(
@@ -277,7 +286,8 @@ def _species(
             curve=curve,
             threshold=curve.best[0],
             best_f1=curve.best[1],
-            tuned_threshold=None if calibration is None else calibration.species_thresholds.get(one.name),
+            tuned_threshold=(tuned := thresholds.get(one.name)),
+            tuned_f1=None if tuned is None else curve.f1_at(tuned),
         )
         for label, (one, curve, ap50_range, f1_range) in enumerate(
             zip(coco.species, species_curves(cases, matches), ap50_ranges, f1_ranges)

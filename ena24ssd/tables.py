@@ -108,7 +108,7 @@ def describe_report(report: Report) -> str:
     which = "" if report.epoch is None else f"checkpoint of epoch {report.epoch}, "
     blanks = f" ({int(cases.blank.sum()):,} blank)" if cases.blank.any() else ""
     lines = [
-        f"{printable(report.model)}: {which}{len(cases):,} {report.split} pictures{blanks}"
+        f"{report.model}: {which}{len(cases):,} {report.split} pictures{blanks}"
         f" in {scores.groups.count:,} {GROUPS[scores.groups.kind]}, {len(cases.truth.label):,} boxes. What scores "
         f"{scores.threshold:g} or more counts as shown"
     ]
@@ -117,22 +117,24 @@ def describe_report(report: Report) -> str:
     if not scores.ranges:
         lines.append("no ranges: no draws were asked for, or there are too few groups of pictures to draw from")
     kept, skipped, at = (scores.figures[f"review/{name}"] for name in ("recall", "skipped", "threshold"))
-    chosen = "these very pictures, so it is flattered"
-    if scores.calibration is not None and scores.calibration.split != report.split:
-        chosen = scores.calibration.split
     if _is_number(kept) and cases.blank.any():
         lines.append(
             f"whoever looks only at pictures that score {at:.3f} or more sees {kept:.1%} of those with animals and "
-            f"skips {skipped:.1%} of all (threshold chosen on {chosen}, to keep {scores.recall:.0%})"
+            f"skips {skipped:.1%} of all (threshold chosen on {_chosen_on(report, scores.review_split)}, to keep "
+            f"{scores.recall:.0%})"
         )
     if scores.calibration is not None and scores.calibration.threshold is not None:
         lines.append(
-            f"a threshold of {scores.calibration.threshold:.3f} has the best F1 of boxes (chosen on {chosen}); "
-            "what it gives stands beside the rest"
+            f"a threshold of {scores.calibration.threshold:.3f} has the best F1 of boxes (chosen on "
+            f"{_chosen_on(report, scores.calibration.split)}); what it gives stands beside the rest"
         )
     if scores.calibration is not None and scores.calibration.note is not None:
         lines.append(f"calibration: {scores.calibration.note}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
+
+
+def _chosen_on(report: Report, split: str | None) -> str:
+    return "these very pictures, so it is flattered" if split in (None, report.split) else split
 
 
 def score_table(report: Report) -> PrettyTable:
@@ -142,7 +144,7 @@ def score_table(report: Report) -> PrettyTable:
     blind["all background"]["anchor/accuracy"] = metrics.get(ALL_BACKGROUND)
     others = blind
     if scores.tuned is not None and scores.calibration is not None:  # figures that a threshold changes
-        others = {f"from {scores.calibration.threshold:.3f} on": scores.tuned} | blind
+        others = {f"tuned: from {scores.calibration.threshold:.3f} on": scores.tuned} | blind
     table = PrettyTable(["figure", f"from {scores.threshold:g} on", "95 % range", *others], align="r")
     table.align["figure"] = "l"
     for name, title in _rows([metrics, scores.tuned or {}]):
@@ -154,16 +156,16 @@ def score_table(report: Report) -> PrettyTable:
 def species_score_table(scores: Scores) -> PrettyTable:
     """Every species that is there or was found: its boxes, and its presence on pictures."""
     columns = ["species", "boxes", "pictures", "AP50", "95 % range", "AP"]
-    columns += ["on pictures: P", "R", "F1", "best score", "box F1 there"]
+    columns += ["on pictures: P", "R", "F1", "best from", "box F1 so"]
     table = PrettyTable(columns, align="r")
     table.align["species"] = "l"
     for one in sorted(scores.species, key=lambda one: (-one.boxes, one.name)):
         if not one.boxes and not _is_number(one.precision):
             continue
-        tuned = one.threshold if one.tuned_threshold is None else one.tuned_threshold
-        figures = (one.precision, one.recall, one.f1, tuned, one.best_f1)
+        tuned = (one.threshold, one.best_f1) if one.tuned_threshold is None else (one.tuned_threshold, one.tuned_f1)
+        figures = (one.precision, one.recall, one.f1, *tuned)
         boxes = (_figure(one.ap50, 3), _range(one.ap50_range), _figure(one.ap, 3))
-        row = [printable(one.name), f"{one.boxes:,}", f"{one.pictures:,}", *boxes]
+        row = [_name(one.name), f"{one.boxes:,}", f"{one.pictures:,}", *boxes]
         table.add_row([*row, *(_figure(value, 3) for value in figures)])
     return table
 
@@ -191,6 +193,11 @@ def light_table(scores: Scores) -> PrettyTable:
         if any(_is_number(values.get(name)) for values in scores.light.values()):
             table.add_row([title, *(_figure(values.get(name), 3) for values in scores.light.values())])
     return table
+
+
+def _name(text: str) -> str:
+    """On one line."""
+    return printable(" ".join(text.split()))
 
 
 def _rows(metrics: Iterable[Metrics]) -> Iterator[tuple[str, str]]:

@@ -192,7 +192,7 @@ def test_the_curves_are_on_tensorboard_once_however_often_it_is_asked(run):
     events = EventAccumulator(str(file), size_guidance={"tensors": 0})
     events.Reload()
     assert "Evaluation_test/detection/map50" in events.Tags()["scalars"]
-    assert "Precision_recall_test/all species" in events.Tags()["tensors"]
+    assert "Precision_recall_test/(all species)" in events.Tags()["tensors"]
     assert len(events.Scalars("Evaluation_test/detection/map50")) == 1
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from prettytable import PrettyTable
-from test_scores import CHOSEN, SCENES, quickly, scored
+from test_scores import CHOSEN, CHOSEN_ON_NOTHING, SCENES, quickly, scored
 from test_tally import FIVE, LEFT, cases_of, random_cases
 from test_weighing import pick
 
@@ -124,7 +124,7 @@ def test_no_figure_stands_in_the_wrong_row_or_column():
         quickly(FIVE, calibration=CHOSEN), figures=FIGURES, ranges=ranges, baselines=blind, tuned=tuned
     )  # fmt: skip
     table = score_table(report_of(scores, anchors=ANCHORS | {"anchor/accuracy_all_background": 7}))
-    assert table.field_names == ["figure", "from 0.5 on", "95 % range", "from 0.550 on", *names]
+    assert table.field_names == ["figure", "from 0.5 on", "95 % range", "tuned: from 0.550 on", *names]
     rows = rows_of(table)
     assert list(rows) == list(PLACE.values())
     for name, value in FIGURES.items():
@@ -216,8 +216,8 @@ def test_every_cell_of_a_species_is_its_own():
         "on pictures: P": "0.510",
         "R": "0.610",
         "F1": "0.710",
-        "best score": "0.810",
-        "box F1 there": "0.910",
+        "best from": "0.810",
+        "box F1 so": "0.910",
     }
 
 
@@ -232,7 +232,7 @@ def test_species_that_are_there_or_were_shown_the_most_frequent_first():
     assert [row[0] for row in table.rows] == ["deer", "boar", "cat", "fox"], "the hare was not shown, nor is it there"
     invented = dict(zip(table.field_names, table.rows[-1]))
     assert (invented["boxes"], invented["pictures"], invented["on pictures: P"]) == ("0", "0", "0.000")
-    assert [invented[name] for name in ("AP50", "95 % range", "AP", "R", "best score")] == [""] * 5
+    assert [invented[name] for name in ("AP50", "95 % range", "AP", "R", "best from")] == [""] * 5
     assert species_score_table(quickly(cases_of())).rows == []
 
 
@@ -325,9 +325,9 @@ SAID = {
         True,
     ),
     "the review": (
-        lambda r: replace(r, scores=quickly(FIVE, calibration=CHOSEN)),
+        lambda r: replace(r, scores=quickly(FIVE, recall=CHOSEN.recall, calibration=CHOSEN)),
         "pictures that score 0.450 or more sees 100.0% of those with animals and skips 0.0% of all "
-        "(threshold chosen on validation, to keep 95%)",
+        "(threshold chosen on validation, to keep 90%)",
         True,
     ),
     "no blank picture, no review": (
@@ -390,4 +390,33 @@ def test_hostile_names_are_printed_harmless():
     scores = score(cases, Groups(np.arange(2), "pictures"), threshold=0.5, resamples=0, night=np.array([True, False]))
     for text in printed(report_of(scores, model=f"runs/{HOSTILE}")):
         assert all(letter.isprintable() or letter == "\n" for letter in text)
-    assert species_score_table(scores).rows[0][0] == "fox\\x1b[31m\\x9b2J\\u202e\\x07\\r"
+    assert species_score_table(scores).rows[0][0] == "fox\\x1b[31m\\x9b2J\\u202e\\x07"
+
+
+# -- what the words promise --------------------------------------------------------------------------------------------
+
+
+def test_thresholds_that_print_alike_do_not_clash():
+    table = score_table(report_of(quickly(FIVE, threshold=0.125, calibration=replace(CHOSEN, threshold=0.1251))))
+    assert table.field_names[1:4] == ["from 0.125 on", "95 % range", "tuned: from 0.125 on"]
+
+
+def test_the_f1_of_a_species_is_that_of_the_threshold_beside_it():
+    table = species_score_table(quickly(FIVE, calibration=replace(CHOSEN, species_thresholds={"fox": 0.85})))
+    row = next(row for row in table.rows if row[0] == "fox")
+    assert row[-2:] == ["0.850", "0.667"]
+
+
+def test_a_threshold_that_nothing_elsewhere_could_choose_is_called_flattered():
+    text = describe_report(report_of(quickly(FIVE, calibration=CHOSEN_ON_NOTHING)))
+    assert "chosen on these very pictures" in text
+
+
+def test_what_calibration_json_says_is_printed_harmless():
+    text = describe_report(report_of(quickly(FIVE, calibration=replace(CHOSEN, note="\x1b[31mx", split="\x1b[2J"))))
+    assert "\x1b" not in text
+
+
+def test_a_name_of_two_lines_stays_in_its_row():
+    table = species_score_table(quickly(cases_of(([("fox\n| deer", LEFT)], []), species=("fox\n| deer",))))
+    assert table.rows[0][0] == "fox | deer"
