@@ -38,6 +38,11 @@ class Groups:
     kind: str  # what holds them together: "sequences", "cameras", "near-duplicates" or "pictures"
 
     @property
+    def words(self) -> str:
+        """What they are, after a number."""
+        return {"near-duplicates": "groups of near-duplicates"}.get(self.kind, self.kind)
+
+    @property
     def count(self) -> int:
         return len(np.unique(self.of))
 

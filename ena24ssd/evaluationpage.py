@@ -109,6 +109,7 @@ def render(
 ) -> str:
     """The page; ``light`` and ``dark`` hold the plots as PNG files by name. The rest is as for `write_page`."""
     shown = [one for one in scores.species if one.boxes]
+    elsewhere = scores.calibration is not None and scores.calibration.split != subject.split
     return render_page(
         "evaluation.html",
         light,
@@ -138,6 +139,8 @@ def render(
         protocol=protocol,
         protocol_titles=TITLES,
         published=PUBLISHED,
+        elsewhere=elsewhere,
+        chosen_on=scores.calibration.split if elsewhere else "these very pictures, which flatters it",
         few=FEW,
         few_groups=FEW_GROUPS,
     )

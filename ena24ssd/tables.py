@@ -61,12 +61,6 @@ SECTIONS = {
     ),
 }
 ALL_BACKGROUND = "anchor/accuracy_all_background"
-GROUPS = {  # by `ena24ssd.bootstrap.Groups.kind`
-    "sequences": "sequences",
-    "cameras": "cameras",
-    "near-duplicates": "groups of near-duplicates",
-    "pictures": "pictures, each for itself",
-}
 MISTAKES = {  # by the names of `ena24ssd.mistakes.KINDS`
     "species": "right place, wrong species",
     "box": "right species, poor box (IoU .1 to .5)",
@@ -109,7 +103,7 @@ def describe_report(report: Report) -> str:
     blanks = f" ({int(cases.blank.sum()):,} blank)" if cases.blank.any() else ""
     lines = [
         f"{report.model}: {which}{len(cases):,} {report.split} pictures{blanks}"
-        f" in {scores.groups.count:,} {GROUPS[scores.groups.kind]}, {len(cases.truth.label):,} boxes. What scores "
+        f" in {scores.groups.count:,} {scores.groups.words}, {len(cases.truth.label):,} boxes. What scores "
         f"{scores.threshold:g} or more counts as shown"
     ]
     if report.unreadable:

@@ -178,7 +178,6 @@ def _evaluate(choice: argparse.Namespace) -> int:
 def _compare(choice: argparse.Namespace) -> int:
     from ena24ssd.contest import compare_models
     from ena24ssd.significance import verdict_table
-    from ena24ssd.tables import GROUPS
 
     contest = compare_models(
         [word for word in choice.choices if "=" not in word],
@@ -191,8 +190,8 @@ def _compare(choice: argparse.Namespace) -> int:
         quiet=choice.quiet,
     )
     left_out = f"; {contest.left_out:,} more are not for all of them to judge by" if contest.left_out else ""
-    groups = f"{contest.groups.count:,} {GROUPS[contest.groups.kind]}"
-    print(f"{contest.pictures:,} {contest.split} pictures in {groups}{left_out}")
+    groups = contest.groups
+    print(f"{contest.pictures:,} {contest.split} pictures in {groups.count:,} {groups.words}{left_out}")
     print(verdict_table(contest.verdicts))
     for sentence in contest.conclusions:
         print(sentence)
