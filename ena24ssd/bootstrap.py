@@ -108,8 +108,10 @@ def interval(values: np.ndarray, groups: Groups, level: float = 0.95) -> tuple[n
     Returns the low and the high end, (...) each. From few groups such percentiles come out too narrow, so the cut is
     made further out, as far as Student's distribution with one degree of freedom less than groups is wider than the
     normal one (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
-    Shares of pictures and boxes are then held as often as promised. Average precision is not quite: it flatters small
-    samples, and draws more so, which lifts both ends a little; differences between models are free of that.
+    Shares of pictures and boxes are then held as often as promised. Average precision, and means over species, are
+    not: they flatter small samples, and draws more so, which lifts both ends. In simulations (8 species, bursts of 5)
+    the true mAP50 lay below the range in 24 of 100 splits of 200 pictures, 10 of 500, 5 of 1,000, where 2.5 was
+    promised. Differences between models are free of that.
 
     NaN, NaN where the draws cannot tell: there are fewer than `FEWEST_GROUPS`; or fewer than `FEWEST_DRAWS` draws, or
     less than `SHARE_DEFINED`, give the figure a meaning (it then rests on one or two groups); or it came out the same

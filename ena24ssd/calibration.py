@@ -8,8 +8,10 @@ pictures that are reported, they would flatter it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,10 +25,12 @@ from ena24ssd.jsonfiles import JsonError, read_json
 from ena24ssd.matching import Matches
 from ena24ssd.ranking import Curve, pooled_curve, species_curves
 from ena24ssd.review import review_curve
+from ena24ssd.runs import CALIBRATION
 
-FILE_NAME = "calibration.json"
 OVERLAP = 0.5  # IoU from which a detection is right
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
+LOWEST = 0.1  # score of the detections that are asked about; below are the most, nearly all wrong, and nobody sees them
+LUCK = 3.84  # twice the log likelihood that a temperature must gain: a 1 in 20 chance, were it 1 (chi-square)
 FURTHEST = 20.0  # shifts tried
 FEWEST = 20  # detections from which a temperature is fitted
 LARGEST_GAP = 0.05  # between mean score and share right, up to which recalibrated scores pass for probabilities
@@ -65,8 +69,9 @@ class Calibration:
     recall: Annotated[float, Field(gt=0, le=1)]  # asked for
     split: str
     pictures: Count
-    detections: Count
+    detections: Count  # that score `LOWEST` or more
     epoch: Annotated[int, Field(ge=-1)]  # of the checkpoint; -1 is before any step
+    reading: dict[str, float | bool]  # how detections were read off the network: NMS and the like
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Scores (D,) in 0..1 of this checkpoint as probabilities to be right."""
@@ -77,7 +82,7 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Any, name: str = FILE_NAME) -> Calibration:
+    def from_json(cls, document: Any, name: str = CALIBRATION) -> Calibration:
         """The inverse of `to_json`; fields that nobody knows are passed over.
 
         Raises ValueError, naming ``name``, for anything else.
@@ -171,19 +176,33 @@ def recalibrate(scores: np.ndarray, temperature: float, shift: float = 0.0) -> n
     return scores if (temperature, shift) == (1, 0) else expit(logit(scores) / temperature + shift)
 
 
-def fit(cases: Cases, matches: Matches, recall: float, split: str, epoch: int) -> Calibration:
+def judged_scores(cases: Cases, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """The scores (n,) of the detections whose word is taken, those of `LOWEST` or more, and whether each is right."""
+    chosen = matches.counted & (cases.found.score >= LOWEST)
+    return cases.found.score[chosen], matches.right[matches.at(OVERLAP)][chosen]
+
+
+def fit(
+    cases: Cases,
+    matches: Matches,
+    recall: float,
+    split: str,
+    epoch: int,
+    reading: Mapping[str, float | bool] = MappingProxyType({}),
+) -> Calibration:
     """Choose temperature and thresholds for the network that found ``cases``.
 
     Parameters: ``matches`` of the cases, IoU .5 among them; ``recall`` in 0..1, the share of pictures with animals that
-    a person's review may not lose; ``split`` and ``epoch`` say on what and for which checkpoint. Where a choice has
-    nothing to go by (no animals, no detections) it is None, the temperature 1.
+    a person's review may not lose; ``split`` and ``epoch`` say on what and for which checkpoint, ``reading`` how
+    detections were read off the network. Where a choice has nothing to go by (no animals, no detections) it is None;
+    the temperature is 1 where it might as well be.
     """
-    scores = cases.found.score[matches.counted]
-    right = matches.right[matches.at(OVERLAP)][matches.counted]
-    temperature, shift = fit_temperature(scores, right), 0.0
-    note = nothing_to_fit(scores, right) or _remains(recalibrate(scores, temperature), right)
-    if note is not None and not nothing_to_fit(scores, right):
+    scores, right = judged_scores(cases, matches)
+    temperature, shift, note = fit_temperature(scores, right), 0.0, nothing_to_fit(scores, right)
+    if note is None and (note := _remains(recalibrate(scores, temperature), right)) is not None:
         temperature, shift = fit_temperature_and_shift(scores, right)
+    elif note is None and _gain(scores, right, temperature) < LUCK:
+        temperature, note = 1.0, f"{len(scores)} detections cannot tell a temperature of {temperature:.2f} from 1"
     review_threshold = review_curve(cases).at(recall)[0]
     curves = species_curves(cases, matches, OVERLAP)
     return Calibration(
@@ -198,19 +217,20 @@ def fit(cases: Cases, matches: Matches, recall: float, split: str, epoch: int) -
         pictures=len(cases),
         detections=len(scores),
         epoch=epoch,
+        reading=dict(reading),
     )
 
 
 def save_calibration(folder: Path | str, calibration: Calibration) -> Path:
     """Write ``calibration`` as calibration.json into a run's folder, in the place of an earlier one."""
-    path = Path(folder) / FILE_NAME
+    path = Path(folder) / CALIBRATION
     replace_file(path, json.dumps(calibration.to_json(), indent=1, allow_nan=False) + "\n")
     return path
 
 
 def load_calibration(folder: Path | str) -> Calibration | None:
     """What `save_calibration` wrote; None where a run has no calibration.json. Raises ValueError for a broken one."""
-    path = Path(folder) / FILE_NAME
+    path = Path(folder) / CALIBRATION
     if not path.exists():
         return None
     try:
@@ -218,6 +238,13 @@ def load_calibration(folder: Path | str) -> Calibration | None:
     except JsonError as error:
         raise ValueError(f"{path}: {error}. Delete it; 'ena24ssd evaluate' makes it anew") from error
     return Calibration.from_json(document, str(path))
+
+
+def _gain(scores: np.ndarray, right: np.ndarray, temperature: float) -> float:
+    """Twice the log likelihood that the temperature gains over none."""
+    scores, right = _movable(scores, right)
+    before, after = (np.where(right, some, 1 - some) for some in (scores, recalibrate(scores, temperature)))
+    return float(2 * np.sum(np.log(after) - np.log(before)))
 
 
 def _movable(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -220,13 +220,26 @@ class EvaluationConfig(Section):
         0.95, description="Share of animal pictures to keep, where it is asked how many pictures nobody need look at."
     )
     resamples: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        1000, description="Draws of whole bursts from which 'evaluate' says how far its figures may be off; 0: none."
+        1000,
+        description="Draws of whole bursts from which 'evaluate' says how far its figures may be off: 100 at least, or "
+        "0 for none.",
     )
     protocol: Literal["honest", "post"] = Field(
         "honest",
         description="post: besides the honest figures, what the post would have published of the same weights "
         "(its last training batch, anchors instead of animals, two digits), shortcut by shortcut.",
     )
+
+    @model_validator(mode="after")
+    def _enough_draws(self) -> EvaluationConfig:
+        if 0 < self.resamples < 100:
+            raise ValueError(f"resamples is {self.resamples}; the ends of a range need 100 draws at least (0: none)")
+        return self
+
+    @property
+    def reading(self) -> dict[str, float | bool]:
+        """What decides which boxes there are, whatever their scores."""
+        return {name: getattr(self, name) for name in ("nms", "class_agnostic_nms", "floor", "candidates")}
 
 
 class LogConfig(Section):

@@ -44,10 +44,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.images)
 
-    def pick(self, chosen: np.ndarray) -> Examples:
-        """The examples at positions ``chosen``, in that order."""
-        return Examples(tuple(self.images[i] for i in chosen), self.pixels, self.rows[chosen], self.truth[chosen])
-
     def take(self, chosen: np.ndarray) -> Batch:
         """The batch of the examples at positions ``chosen``."""
         ids = tuple(self.images[i].id for i in chosen)

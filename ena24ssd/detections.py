@@ -23,7 +23,8 @@ from ena24ssd.files import replacing
 
 FORMAT_VERSION = "1.6"
 COORDINATE_DIGITS = 7  # 6 would move an edge of a 12,000 pixel picture by 0.006 px, a width by 0.012 px
-SCORE_DIGITS = 5
+FARTHEST = 100.0  # pictures away; a coordinate beyond is in pixels, or no number
+SCORE_DIGITS = 7  # 5 make ties of the scores of a sure network, and mAP another
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,12 @@ def write_megadetector(
 
 
 def read_megadetector(
-    path: str | os.PathLike[str], *, sizes: Mapping[str, tuple[int, int]] | None = None
+    path: str | os.PathLike[str], *, sizes: Mapping[str, tuple[int, int]] | None = None, relative: bool = False
 ) -> tuple[list[ImageDetections], tuple[str, ...]]:
     """Read MegaDetector batch output, of this package or of any other tool.
 
-    ``sizes`` maps files to (width, height) in pixels; it is needed only where a file's author did not note them down.
+    ``sizes`` maps files to (width, height) in pixels; it is needed only where a file's author did not note them down,
+    and not at all if boxes shall stay ``relative``: pictures then are 1 x 1 large.
     Returns the pictures in the file's order, and the class names in ascending order of their category ids: a label is
     the rank of its id, which undoes the ``label + 1`` of `write_megadetector`. Detections of a category the file does
     not list are left out, as the format asks. Classifications and video frames are not read.
@@ -163,7 +165,7 @@ def read_megadetector(
     results = []
     for index, entry in enumerate(images):
         try:
-            results.append(_from_entry(entry, labels, class_names, sizes or {}))
+            results.append(_from_entry(entry, labels, class_names, sizes or {}, relative))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             name = entry["file"] if isinstance(entry, dict) and "file" in entry else index
@@ -234,11 +236,13 @@ def _from_entry(
     labels: Mapping[str, int],
     class_names: Sequence[str],
     sizes: Mapping[str, tuple[int, int]],
+    relative: bool,
 ) -> ImageDetections:
     file, failure = entry["file"], entry.get("failure")
     if failure is not None:
         return ImageDetections(file, None, None, failure=failure)
     width, height = (entry["width"], entry["height"]) if "width" in entry else sizes.get(file, (None, None))
+    width, height = (1, 1) if relative else (width, height)
     if not isinstance(entry["detections"], list):
         raise ValueError(f"has the detections {entry['detections']!r}; a picture without failure must list them")
     listed = [found for found in entry["detections"] if found["category"] in labels]
@@ -248,10 +252,10 @@ def _from_entry(
     for found in listed:
         label, score = labels[found["category"]], float(found["conf"])
         x, y, w, h = (float(value) for value in found["bbox"])
-        if not (0.0 <= score <= 1.0 and w >= 0.0 and h >= 0.0):
+        if not (0.0 <= score <= 1.0 and w >= 0.0 and h >= 0.0 and max(abs(x), abs(y), w, h) <= FARTHEST):
             raise ValueError(
-                f"has the conf {score} and the bbox {[x, y, w, h]}; conf must lie in 0..1 and no extent be negative. "
-                "Write the file again"
+                f"has the conf {score} and the bbox {[x, y, w, h]}; conf must lie in 0..1, no extent be negative, and "
+                "the box be relative to the picture. Write the file again"
             )
         box = Box(x * width, y * height, (x + w) * width, (y + h) * height)
         detections.append(Detection(label, class_names[label], score, box))

@@ -21,9 +21,7 @@ from ena24ssd.epoch import Pass, run_epoch
 from ena24ssd.files import replacing
 from ena24ssd.metrics import AnchorSums
 from ena24ssd.pictures import view_of
-from ena24ssd.runs import Run
-from ena24ssd.scores import quick_figures
-from ena24ssd.splits import SIDES
+from ena24ssd.scores import closing_figures, quick_figures
 
 
 class Measured(NamedTuple):
@@ -73,9 +71,12 @@ def measure(
     return Measured(passed.sums, gather(examples.images, found, class_names))
 
 
-def figures_of(measured: Measured, threshold: float) -> dict[str, float]:
-    """What training logs: ``anchor/...``, ``f1/<species>``, and the figures of `ena24ssd.scores.quick_figures`."""
-    return anchor_figures(measured.sums, measured.cases.class_names) | quick_figures(measured.cases, threshold)
+def figures_of(measured: Measured, threshold: float, *, closing: bool = False) -> dict[str, float]:
+    """What training logs: ``anchor/...``, ``f1/<species>``, and the figures of `ena24ssd.scores`: the quick ones after
+    an epoch, all of them when it is ``closing``.
+    """
+    of_animals = (closing_figures if closing else quick_figures)(measured.cases, threshold)
+    return anchor_figures(measured.sums, measured.cases.class_names) | of_animals
 
 
 def anchor_figures(sums: AnchorSums, class_names: Sequence[str]) -> dict[str, float]:
@@ -127,11 +128,6 @@ def save_sheet(sheet: Pillow.Image, path: Path) -> None:
     """Write a drawing in the format of its name's extension, whole or not at all."""
     with replacing(path) as file:
         sheet.save(file, Pillow.registered_extensions().get(path.suffix.lower(), "PNG"))
-
-
-def closing_split(run: Run) -> str:
-    """The split a run is judged on: test, else validation, else train."""
-    return next(side for side in reversed(SIDES) if getattr(run.split, side))
 
 
 def _detections(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FEW = 20  # boxes, below which a figure of a species says little
 FEW_GROUPS = 30  # below which a range is itself a guess
+ENOUGH_GROUPS = 200  # below which ranges of means over species are optimistic: `ena24ssd.bootstrap.interval`
 MOST_NAMED = 4  # species named in a caption
 GAP = 6  # pixels between truth and detections
 
@@ -57,7 +58,7 @@ MAIN = {  # what the table at the top shows, by whether it hangs on the threshol
 }
 
 
-class Subject(NamedTuple):
+class Heading(NamedTuple):
     """What was measured on what: the words at the head of the page."""
 
     model: str  # a run's or a model file's name
@@ -65,6 +66,7 @@ class Subject(NamedTuple):
     split: str | None = None
     epoch: int | None = None
     unreadable: int = 0  # pictures that were left out
+    knows_training: bool = True  # whether it is known what the model learnt from
 
 
 class Pair(NamedTuple):
@@ -77,7 +79,7 @@ class Pair(NamedTuple):
 def write_page(
     out: Path,
     scores: Scores,
-    subject: Subject,
+    heading: Heading,
     *,
     worst: Sequence[Pair] = (),
     best: Sequence[Pair] = (),
@@ -93,13 +95,13 @@ def write_page(
     light, dark = draw_plots(scores, LIGHT), draw_plots(scores, DARK)
     write_plots(out / "plots", light, PLOTS)
     path = out / "report.html"
-    replace_file(path, render(scores, subject, light, dark, worst, best, anchors, protocol))
+    replace_file(path, render(scores, heading, light, dark, worst, best, anchors, protocol))
     return path
 
 
 def render(
     scores: Scores,
-    subject: Subject,
+    heading: Heading,
     light: Mapping[str, bytes],
     dark: Mapping[str, bytes],
     worst: Sequence[Pair] = (),
@@ -109,18 +111,18 @@ def render(
 ) -> str:
     """The page; ``light`` and ``dark`` hold the plots as PNG files by name. The rest is as for `write_page`."""
     shown = [one for one in scores.species if one.boxes]
-    elsewhere = scores.calibration is not None and scores.calibration.split != subject.split
+    elsewhere = scores.calibration is not None and scores.calibration.split != heading.split
     return render_page(
         "evaluation.html",
         light,
         dark,
         scores=scores,
-        subject=subject,
+        heading=heading,
         figures=_or_nan(scores.figures),
         tuned=scores.tuned and _or_nan(scores.tuned),
         baselines={name: _or_nan(figures) for name, figures in scores.baselines.items()},
         by_light={name: _or_nan(figures) for name, figures in scores.light.items()},
-        main=_known_rows(scores.figures),
+        main=_known_rows(scores.figures, scores.tuned or {}),
         meanings=MISTAKES,
         pictures=len(scores.cases),
         blanks=int(scores.cases.blank.sum()),
@@ -143,6 +145,7 @@ def render(
         chosen_on=scores.calibration.split if elsewhere else "these very pictures, which flatters it",
         few=FEW,
         few_groups=FEW_GROUPS,
+        enough_groups=ENOUGH_GROUPS,
     )
 
 
@@ -257,12 +260,11 @@ def _or_nan(figures: Mapping[str, float]) -> defaultdict[str, float]:
     return defaultdict(lambda: math.nan, figures)
 
 
-def _known_rows(figures: Mapping[str, float]) -> dict[str, dict[str, str]]:
-    """`MAIN` without the figures that have no meaning for these pictures."""
-    known = {
-        part: {name: title for name, title in rows.items() if is_known(figures[name])} for part, rows in MAIN.items()
-    }
-    return {part: rows for part, rows in known.items() if rows}
+def _known_rows(*figures: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """The rows of `MAIN` that any of the figures has a number for."""
+    known = {name for some in figures for name, value in some.items() if is_known(value)}
+    parts = {part: {name: title for name, title in rows.items() if name in known} for part, rows in MAIN.items()}
+    return {part: rows for part, rows in parts.items() if rows}
 
 
 def _extremes(shown: Sequence[SpeciesScores]) -> tuple[SpeciesScores, SpeciesScores] | None:

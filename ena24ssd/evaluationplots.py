@@ -33,7 +33,7 @@ MISTAKES = {  # kind: its name on the page, and what it is
     "species and box": ("wrong species, poor box", "near an animal (IoU .1 to .5), under another name"),
     "duplicate": ("duplicate", "one more box on an animal that was found already"),
     "background": ("nothing there", "a box where there is no animal"),
-    "missed": ("missed", "an animal that no detection is about"),
+    "missed": ("missed", "an animal that no detection is about, not even a poor or misnamed one"),
 }
 
 

@@ -409,7 +409,7 @@ def _close(work: Work, standing: Standing, request: Request) -> None:
         run.keep_best(Checkpoint(_finite_weights(work), standing.epoch - (standing.step == 0), None))
     kept = run.load_checkpoint("best")
     engine.load_weights(kept.weights)
-    judged = next(side for side in reversed(SIDES) if len(work.examples[side]))
+    judged = next(side for side in reversed(SIDES) if len(work.examples[side]))  # some may be unreadable
     rows = []
     for side, some in work.examples.items():
         if not len(some):
@@ -418,10 +418,11 @@ def _close(work: Work, standing: Standing, request: Request) -> None:
         seen = measure(engine, some, work.config, names, f"closing {side}", **options)
         if seen is None or request:
             raise _stopped(work, standing, request)
-        figures = figures_of(seen, work.config.evaluation.score)
+        figures = figures_of(seen, work.config.evaluation.score, closing=True)
         rows.append({"epoch": kept.epoch, "split": side, "closing": True, **figures})
         if side == "validation":
-            chosen = fit(seen.cases, match(seen.cases), work.config.evaluation.recall, side, kept.epoch)
+            choices = work.config.evaluation
+            chosen = fit(seen.cases, match(seen.cases), choices.recall, side, kept.epoch, choices.reading)
             save_calibration(run.folder, chosen)
         if side == judged:
             log_evaluation(engine, run, side, kept.epoch, seen.cases, figures)

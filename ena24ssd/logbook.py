@@ -103,7 +103,7 @@ def log_evaluation(engine: Engine, run: Run, side: str, epoch: int, cases: Cases
 
     It replaces that of an earlier evaluation. Where it cannot be written, nothing else is lost.
     """
-    folder = run.board_folder / f"evaluation-{side}"
+    folder = run.evaluation_folder(side)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         board = engine.open_board(folder)

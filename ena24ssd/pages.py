@@ -10,18 +10,21 @@ from __future__ import annotations
 import base64
 import io
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image as Pillow
 
 from ena24ssd.files import replace_file
 
 QUALITY = 82  # of photographs in a page, JPEG
 UNKNOWN = "\N{EN DASH}"  # what stands for a figure that has no meaning
+REPLACED = "\N{REPLACEMENT CHARACTER}"  # what stands for a sign that steers
 PERCENT = "\N{NO-BREAK SPACE}%"
 
 
@@ -32,7 +35,11 @@ def render_page(template: str, light: Mapping[str, bytes], dark: Mapping[str, by
     template names. Text is escaped, whatever it holds.
     """
     environment = Environment(
-        loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined, lstrip_blocks=True
+        loader=FunctionLoader(_read_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        lstrip_blocks=True,
+        finalize=_readable,
     )
     environment.filters |= {"count": "{:,}".format, "percent": percent, "two": two_digits, "photograph": photograph}
     environment.tests |= {"known": is_known}
@@ -89,6 +96,14 @@ def encode(picture: Pillow.Image, kind: str, **options: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def _readable(value: Any) -> Any:
+    """Text without what would turn the sentences round it, or beep."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        steers = (letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf") for letter in value)
+        return "".join(REPLACED if bad else letter for letter, bad in zip(value, steers))
+    return value
 
 
 def _read_template(name: str) -> str:

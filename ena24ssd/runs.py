@@ -11,6 +11,7 @@ A run folder::
     best.safetensors       the weights that did best on validation (the last ones, where there is no validation split)
     last.safetensors       the weights of now, and all that it takes to go on from them
     previous.safetensors   the same, one step of keeping earlier, in case `last` goes bad
+    calibration.json       thresholds and a temperature for the best weights, chosen on validation
     board/                 TensorBoard's event files
     sheet.png              detections on held-out pictures
 
@@ -41,6 +42,8 @@ from ena24ssd.files import naming, replace_file
 from ena24ssd.splits import Split
 
 CheckpointName = Literal["best", "last"]
+CALIBRATION = "calibration.json"
+EVALUATION = "evaluation-"  # the names of boards that hold no part of the training start with it
 OPTIMIZER = "optimizer/"  # the names in a state that are no weights start with it
 
 
@@ -172,6 +175,9 @@ class Run:
                 rows = _read_rows(path)
                 kept = (line for line, row in rows if row["epoch"] < standing.epoch and not row.get("closing"))
                 replace_file(path, "".join(kept))
+        for folder in self.board_folder.glob(f"{EVALUATION}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.folder / CALIBRATION).unlink(missing_ok=True)  # of weights that may change under the same epoch
         for name, size in self.board_sizes().items():
             path = self.board_folder / name
             if name not in standing.board:
@@ -181,8 +187,15 @@ class Run:
 
     def board_sizes(self) -> dict[str, int]:
         """Bytes of every file of the board, by its path inside it."""
-        files = (path for path in self.board_folder.rglob("*") if path.is_file())
+        files = (path for path in self.board_folder.rglob("*") if path.is_file() and not self._is_of_evaluation(path))
         return {path.relative_to(self.board_folder).as_posix(): path.stat().st_size for path in files}
+
+    def evaluation_folder(self, side: str) -> Path:
+        """The board of an evaluation, which may be written anew at any time."""
+        return self.board_folder / f"{EVALUATION}{side}"
+
+    def _is_of_evaluation(self, path: Path) -> bool:
+        return path.relative_to(self.board_folder).parts[0].startswith(EVALUATION)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

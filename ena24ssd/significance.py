@@ -35,6 +35,7 @@ TITLES = {
 
 SIGNIFICANT = 0.05
 DRAWS_A_PAIR = 200  # p is no less than about 2 / draws, and has to stay small when multiplied by the number of pairs
+MOST_DRAWS = 5_000  # of each model; from 16 models on, p can no longer get that small
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,21 @@ class Verdict:
         return self.p_adjusted < SIGNIFICANT
 
 
-def compare(
+def find_verdicts(
     contenders: Sequence[Contender], groups: Groups, resamples: int = 1000, seed: int = 0
 ) -> tuple[Verdict, ...]:
     """Put the best contender, by mAP50, against each other one: a verdict for every figure, pair by pair.
 
     Parameters: ``groups`` of the pictures, which all contenders have looked at; ``resamples``, how often to draw from
-    them, or `DRAWS_A_PAIR` times the pairs of contenders if that is more. Figures are left out that these pictures do
-    not define, or that too few of the groups do. Where mAP50 itself is undefined, or equal, the contender named first
-    counts as the best.
+    them, or `DRAWS_A_PAIR` times the pairs of contenders if that is more (`MOST_DRAWS` at most). Figures are left out
+    that these pictures do not define, or that too few of the groups do. Where mAP50 itself is undefined, or equal, the
+    contender named first counts as the best.
 
     Raises ValueError for fewer than two contenders, two of one name, or any difference in pictures, species or truth.
     """
     _check(contenders, groups)
     pairs = list(combinations(range(len(contenders)), 2))
-    resamples = max(resamples, DRAWS_A_PAIR * len(pairs))
+    resamples = max(resamples, min(DRAWS_A_PAIR * len(pairs), MOST_DRAWS))
     everything = np.ones((1, len(groups.of)))
     values: list[dict[str, float]] = []  # of each contender, as its pictures are
     draws: list[dict[str, np.ndarray]] = []  # in every draw, (B,)
@@ -131,7 +132,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> PrettyTable:
 
 
 def conclude(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """One sentence for each pair: what the best model is better at, what worse, and what cannot be told."""
+    """One sentence for each pair: whether the best model is better by mAP50, which is the question asked.
+
+    Of the other figures those that differ are named as hints: who asks six questions finds an answer to one by luck.
+    """
     pairs: dict[tuple[str, str], list[Verdict]] = {}
     for one in verdicts:
         pairs.setdefault((one.first, one.second), []).append(one)
@@ -140,16 +144,23 @@ def conclude(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
 
 def _sentence(verdicts: Sequence[Verdict]) -> str:
     first, second = printable(verdicts[0].first), printable(verdicts[0].second)
-    better = [_by(one) for one in verdicts if one.certain and one.difference > 0]
-    worse = [_by(one) for one in verdicts if one.certain and one.difference <= 0]
-    open_ = [TITLES[one.figure] for one in verdicts if not one.certain]
-    if not better and not worse:
-        more = f"; nor can they on {_listed(open_[1:], 'or')}" if open_[1:] else ""
-        return f"{second} and {first} cannot be told apart: {_by(verdicts[0], 'differs by')}{more}."
-    parts = [f"better than {first} on {_listed(better, 'and')}"] if better else []
-    parts += [f"worse {'' if better else f'than {first} '}on {_listed(worse, 'and')}"] if worse else []
-    rest = f"; they cannot be told apart on {_listed(open_, 'or')}" if open_ else ""
-    return f"{second} is {', but '.join(parts)}{rest}."
+    asked = [one for one in verdicts if one.figure == CHOSEN_BY]
+    others = [one for one in verdicts if one.figure != CHOSEN_BY and one.certain]
+    if not asked:
+        words = f"{second} and {first} cannot be told apart: these pictures do not define their mAP50"
+    elif asked[0].certain:
+        words = f"{second} is better than {first}: {_by(asked[0])}"
+    else:
+        words = f"{second} and {first} cannot be told apart: {_by(asked[0], 'differs by')}"
+    hints = [
+        f"that {second} is {kind} on {_listed([_by(one) for one in some], 'and')}"
+        for kind, some in (
+            ("better", [one for one in others if one.difference > 0]),
+            ("worse", [one for one in others if one.difference <= 0]),
+        )
+        if some
+    ]
+    return f"{words}. Hints, no more: {', and '.join(hints)}." if hints else f"{words}."
 
 
 def _by(one: Verdict, verb: str = "by") -> str:

@@ -35,6 +35,11 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
 
+    @property
+    def judging(self) -> str:
+        """The side to judge on: test, else validation, else train."""
+        return next((side for side in reversed(SIDES) if getattr(self, side)), "train")
+
     def to_json(self) -> dict[str, list[str]]:
         """A json object: a list of ids for each side."""
         return {side: list(getattr(self, side)) for side in SIDES}

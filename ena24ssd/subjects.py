@@ -25,13 +25,15 @@ from ena24ssd.config import ConfigError, DataConfig, RunConfig, change_config, o
 from ena24ssd.data import Examples, read_examples
 from ena24ssd.detections import Detection, ImageDetections, read_megadetector
 from ena24ssd.engine import Engine, load_engine
-from ena24ssd.evaluation import closing_split, max_boxes, measure
+from ena24ssd.evaluation import max_boxes, measure
 from ena24ssd.inspection import PICTURE_RULES
 from ena24ssd.metrics import AnchorSums
 from ena24ssd.pictures import THUMBNAIL, PictureError, is_grey, read_picture, uncover
-from ena24ssd.runs import CheckpointName, Run, RunError, open_run
+from ena24ssd.runs import Checkpoint, CheckpointName, Run, RunError, open_run
 from ena24ssd.sources import read_source, read_source_or_json
 from ena24ssd.splits import SIDES, Split
+
+KINDS = {"human": "person", "person": "person", "people": "person", "vehicle": "vehicle"}  # what MegaDetector calls it
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Judged:
     night: np.ndarray | None  # (P,) bool; None where no picture could be looked at
     unreadable: int = 0  # pictures that were left out
     sums: AnchorSums | None = None  # what only the network itself can tell
+    floor: float = 0.0  # score below which nothing was noted down
 
 
 class Subject(Protocol):
@@ -84,8 +87,12 @@ def open_subject(
     strange = [word for word in overrides if not word.startswith("evaluation.")]
     if strange:
         raise ConfigError(f"{strange[0]}: a run is measured as it was trained; only evaluation.* may change")
+    if not path.exists():
+        raise RunError(f"{path}: there is no such run folder or results file")
     if path.is_file():
         return open_results(path, data, split, overrides)
+    if split is not None:
+        raise RunError(f"{path}: a run has its own split; a saved one is for results files")
     return open_trained(path, data, checkpoint, device, overrides)
 
 
@@ -106,7 +113,7 @@ class TrainedRun:
     config: RunConfig
     dataset: CameraTrapDataset
     checkpoint: CheckpointName
-    epoch: int
+    kept: Checkpoint  # read once: a run in training may replace the file meanwhile
 
     @property
     def name(self) -> str:
@@ -116,14 +123,18 @@ class TrainedRun:
     def split(self) -> Split:
         return self.run.split
 
+    @property
+    def epoch(self) -> int:
+        return self.kept.epoch
+
     @cached_property
     def engine(self) -> Engine:
         engine = load_engine(self.config, self.run.class_names)
-        engine.load_weights(self.run.load_checkpoint(self.checkpoint).weights)
+        engine.load_weights(self.kept.weights)
         return engine
 
     def ids(self, side: str | None) -> tuple[str, ...]:
-        side = _checked(side) or closing_split(self.run)
+        side = _checked(side) or self.split.judging
         ids = getattr(self.split, side)
         absent = set(ids).difference(image.id for image in self.dataset.images)
         if absent or not ids:
@@ -151,8 +162,8 @@ class TrainedRun:
     def judge(self, ids: Sequence[str], *, quiet: bool = False) -> Judged:
         examples = self.examples(ids)
         measured = measure(self.engine, examples, self.config, self.run.class_names, "measuring", show=not quiet)
-        unreadable = len(ids) - len(examples)
-        return Judged(examples.images, measured.cases, self._night(examples), unreadable, measured.sums)
+        unreadable, floor = len(ids) - len(examples), self.config.evaluation.floor
+        return Judged(examples.images, measured.cases, self._night(examples), unreadable, measured.sums, floor)
 
     def _night(self, examples: Examples) -> np.ndarray:
         def look(position: int) -> bool:
@@ -180,7 +191,7 @@ def open_trained(
             f"{run.folder}: its species and those of {dataset.name} {what}; a label must mean the same to both. "
             "Name the data it was trained on with --data"
         )
-    return TrainedRun(run, config, dataset, checkpoint, run.load_checkpoint(checkpoint).epoch)
+    return TrainedRun(run, config, dataset, checkpoint, run.load_checkpoint(checkpoint))
 
 
 # -- a results file ----------------------------------------------------------------------------------------------------
@@ -193,9 +204,10 @@ class ResultsFile:
     path: Path
     config: RunConfig
     dataset: CameraTrapDataset  # with every species that either side names
-    results: dict[str, ImageDetections]  # by image id
+    results: dict[str, ImageDetections]  # by image id; boxes relative to the picture
     split: Split | None
     has_pictures: bool
+    floor: float  # the lowest score in the file
 
     @property
     def name(self) -> str:
@@ -211,7 +223,9 @@ class ResultsFile:
                 )
             ids = tuple(image.id for image in self.dataset.images)
         else:
-            ids = getattr(self.split, side or next(side for side in reversed(SIDES) if getattr(self.split, side)))
+            ids = getattr(self.split, side or self.split.judging)
+            if not ids:
+                raise RunError(f"{self.path}: the split has no pictures on side '{side}'; name another with --split")
         return ids
 
     def judge(self, ids: Sequence[str], *, quiet: bool = False) -> Judged:
@@ -221,27 +235,26 @@ class ResultsFile:
         if not images:
             raise RunError(f"{self.path}: has no results for any of the {len(ids)} pictures to judge")
         labels = {name: label for label, name in enumerate(self.dataset.class_names)}
-        found = ([_relabel(one, labels) for one in self.results[image.id].detections] for image in images)
+        found = ([_place(one, image, labels) for one in self.results[image.id].detections] for image in images)
         cases = gather(images, found, self.dataset.class_names)
         night = _look(self.dataset, images, quiet) if self.has_pictures else None
-        return Judged(images, cases, night, len(ids) - len(images))
+        return Judged(images, cases, night, len(ids) - len(images), floor=self.floor)
 
 
 def open_results(path: Path, data: Path | None, split: Path | None, overrides: Sequence[str]) -> ResultsFile:
-    """Raises RunError where file and data have no picture or no species in common."""
+    """Raises RunError where file and data have no picture or no species in common, or a picture has two results.
+
+    Where the file names "animal" and no species of the data, as MegaDetector's does, all species are judged as that.
+    """
     if data is None:
         raise RunError(f"{path}: a results file says nothing about the truth; name the labelled pictures with --data")
     config = override_config(RunConfig(data=DataConfig(path=data)), overrides)
+    if config.evaluation.protocol == "post":
+        raise RunError(f"{path}: the post's protocol asks the network itself; a results file has none")
     source, doubt = read_source_or_json(config.data)
     dataset = source.dataset
-    sizes = {image.file_name: (image.width, image.height) for image in dataset.images}
-    found, names = read_megadetector(path, sizes=sizes)
-    if not set(names) & set(dataset.class_names):
-        raise RunError(
-            f"{path}: its species ({', '.join(names)}) are none of those of {dataset.name} "
-            f"({', '.join(dataset.class_names)}); names must be the same to the letter"
-        )
-    results = _by_id(dataset.images, found)
+    found, names = read_megadetector(path, relative=True)
+    results = _by_id(path, dataset.images, found)
     if not results:
         raise RunError(
             f"{path}: names no picture of {dataset.name}; the first is {found[0].file!r} there and "
@@ -249,28 +262,53 @@ def open_results(path: Path, data: Path | None, split: Path | None, overrides: S
             if found and dataset.images
             else f"{path}: names no picture"
         )
+    if len(results) < len(found):
+        tqdm.write(f"{path}: {len(found) - len(results):,} results are of pictures that {dataset.name} does not have")
+    if not set(names) & set(dataset.class_names) and "animal" in names:
+        tqdm.write(f"{path}: names no species; all of them are judged as 'animal'")
+        dataset = _without_species(dataset)
+    if not set(names) & set(dataset.class_names):
+        raise RunError(
+            f"{path}: its species ({', '.join(names)}) are none of those of {dataset.name} "
+            f"({', '.join(dataset.class_names)}); names must be the same to the letter"
+        )
     extra = tuple(name for name in names if name not in dataset.class_names)
+    if extra:
+        tqdm.write(f"{path}: {dataset.name} does not know {', '.join(extra)}; what is found of that counts as wrong")
     dataset = replace(dataset, class_names=dataset.class_names + extra)
     chosen = source.split if split is None else read_split(split)
-    return ResultsFile(path, config, dataset, results, chosen, doubt is None)
+    floor = min((one.score for some in found for one in some.detections), default=0.0)
+    return ResultsFile(path, config, dataset, results, chosen, doubt is None, floor)
 
 
-def _by_id(images: Sequence[Image], found: Iterable[ImageDetections]) -> dict[str, ImageDetections]:
+def _by_id(path: Path, images: Sequence[Image], found: Iterable[ImageDetections]) -> dict[str, ImageDetections]:
     """The results of each image, by name: the whole one, else as much of its end as no other picture shares."""
     by_name = {image.file_name: image.id for image in images}
-    found = {one.file.replace("\\", "/"): one for one in found}
-    results = {by_name[name]: one for name, one in found.items() if name in by_name}
-    if len(results) == len(found):
-        return results
+    endings: dict[str, set[str]] | None = None
+    results: dict[str, ImageDetections] = {}
+    for one in found:
+        name = one.file.replace("\\", "/")
+        key = by_name.get(name)
+        if key is None:
+            endings = _ids_by_ending(images) if endings is None else endings
+            keys = next((endings[ending] for ending in _endings(name) if ending in endings), ())
+            key = next(iter(keys)) if len(keys) == 1 else None
+        if key is None:
+            continue
+        if key in results:
+            raise RunError(
+                f"{path}: has two results for one picture, {results[key].file!r} and {one.file!r}; leave one in it"
+            )
+        results[key] = one
+    return results
+
+
+def _ids_by_ending(images: Sequence[Image]) -> dict[str, set[str]]:
     endings: dict[str, set[str]] = defaultdict(set)
     for image in images:
         for ending in _endings(image.file_name):
             endings[ending].add(image.id)
-    for name, one in found.items():
-        keys = next((endings[ending] for ending in _endings(name) if ending in endings), ())
-        if len(keys) == 1:
-            results.setdefault(*keys, one)
-    return results
+    return endings
 
 
 def _endings(name: str) -> list[str]:
@@ -279,8 +317,21 @@ def _endings(name: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _relabel(one: Detection, labels: dict[str, int]) -> Detection:
-    return Detection(labels[one.name], one.name, one.score, one.box)
+def _place(one: Detection, image: Image, labels: dict[str, int]) -> Detection:
+    """The relative detection in pixels of the annotated picture, under the label that its name has there."""
+    return Detection(labels[one.name], one.name, one.score, one.box.scale(image.width, image.height))
+
+
+def _without_species(dataset: CameraTrapDataset) -> CameraTrapDataset:
+    """The same pictures as MegaDetector sees them: animals, persons and vehicles."""
+    kinds = [KINDS.get(name.lower(), "animal") for name in dataset.class_names]
+    class_names = tuple(dict.fromkeys(["animal", *kinds]))
+    label = [class_names.index(kind) for kind in kinds]
+    images = (
+        image._replace(boxes=tuple(one._replace(label=label[one.label]) for one in image.boxes))
+        for image in dataset.images
+    )
+    return replace(dataset, class_names=class_names, images=tuple(images))
 
 
 def _look(dataset: CameraTrapDataset, images: Sequence[Image], quiet: bool) -> np.ndarray:

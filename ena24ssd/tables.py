@@ -30,6 +30,7 @@ SECTIONS = {
         ("average recall (AR100)", "detection/ar100"),
         ("precision", "detection/precision"),
         ("recall", "detection/recall"),
+        ("F1", "detection/f1"),
         ("mean IoU of what is shown", "detection/mean_iou"),
     ),
     "species on a picture": (
@@ -49,7 +50,7 @@ SECTIONS = {
         ("pictures that nobody looks at", "review/skipped"),
     ),
     "scores at their word": (
-        ("expected calibration error", "calibration/ece"),
+        ("expected error of scores from .1 on", "calibration/ece"),
         ("the same, recalibrated", "calibration/ece_calibrated"),
     ),
     "anchors (the post's figures)": (
@@ -61,6 +62,13 @@ SECTIONS = {
     ),
 }
 ALL_BACKGROUND = "anchor/accuracy_all_background"
+LEARNT = {  # by split: why its figures flatter
+    "train": "the network has learnt these pictures: the figures say how well it remembers, not how good it is",
+    "validation": "the checkpoint was chosen on these pictures, which flatters it a little",
+}
+LONGEST_NAME = 40  # letters
+FLOOR = 0.05  # a results file without lower scores lacks much of what mAP asks about
+ENOUGH_GROUPS = 200  # see `ena24ssd.bootstrap.interval`
 MISTAKES = {  # by the names of `ena24ssd.mistakes.KINDS`
     "species": "right place, wrong species",
     "box": "right species, poor box (IoU .1 to .5)",
@@ -101,17 +109,36 @@ def describe_report(report: Report) -> str:
     scores, cases = report.scores, report.scores.cases
     which = "" if report.epoch is None else f"checkpoint of epoch {report.epoch}, "
     blanks = f" ({int(cases.blank.sum()):,} blank)" if cases.blank.any() else ""
+    split = "" if report.split == "all" else f" {report.split}"
+    grouped = f" in {scores.groups.count:,} {scores.groups.words}" if scores.resamples or scores.ranges else ""
     lines = [
-        f"{report.model}: {which}{len(cases):,} {report.split} pictures{blanks}"
-        f" in {scores.groups.count:,} {scores.groups.words}, {len(cases.truth.label):,} boxes. What scores "
-        f"{scores.threshold:g} or more counts as shown"
+        f"{report.model}: {which}{len(cases):,}{split} pictures{blanks}"
+        f"{grouped}, {len(cases.truth.label):,} boxes. What scores {scores.threshold:g} or more counts as shown"
     ]
+    if report.split in LEARNT:
+        lines.append(LEARNT[report.split])
     if report.unreadable:
         lines.append(f"{report.unreadable:,} pictures could not be read, or have no result, and are left out")
-    if not scores.ranges:
-        lines.append("no ranges: no draws were asked for, or there are too few groups of pictures to draw from")
+    if report.floor > FLOOR:
+        lines.append(
+            f"nothing was noted down that scores below {report.floor:.3f}: mAP and AR count the rest as missed"
+        )
+    if not report.knows_training:
+        lines.append("nobody says what it learnt from: what scores without looking knows these very pictures instead")
+    if scores.resamples and not scores.ranges:
+        lines.append("no ranges: there are too few groups of pictures to draw from")
+    elif scores.ranges and scores.groups.count < ENOUGH_GROUPS:
+        lines.append(
+            f"from fewer than {ENOUGH_GROUPS} groups the ranges of mAP and of means over species are optimistic"
+        )
     kept, skipped, at = (scores.figures[f"review/{name}"] for name in ("recall", "skipped", "threshold"))
-    if _is_number(kept) and cases.blank.any():
+    if at == 0 and cases.blank.any():
+        unseen = float((cases.best_score[~cases.blank] == 0).mean())
+        lines.append(
+            f"nobody can be spared a look: no score keeps {scores.recall:.0%} of the pictures with animals, as nothing "
+            f"at all is found on {unseen:.1%} of them"
+        )
+    elif _is_number(kept) and cases.blank.any():
         lines.append(
             f"whoever looks only at pictures that score {at:.3f} or more sees {kept:.1%} of those with animals and "
             f"skips {skipped:.1%} of all (threshold chosen on {_chosen_on(report, scores.review_split)}, to keep "
@@ -156,7 +183,8 @@ def species_score_table(scores: Scores) -> PrettyTable:
     for one in sorted(scores.species, key=lambda one: (-one.boxes, one.name)):
         if not one.boxes and not _is_number(one.precision):
             continue
-        tuned = (one.threshold, one.best_f1) if one.tuned_threshold is None else (one.tuned_threshold, one.tuned_f1)
+        here, elsewhere = (one.threshold, one.best_f1), (one.tuned_threshold, one.tuned_f1)
+        tuned = here if scores.calibration is None else elsewhere
         figures = (one.precision, one.recall, one.f1, *tuned)
         boxes = (_figure(one.ap50, 3), _range(one.ap50_range), _figure(one.ap, 3))
         row = [_name(one.name), f"{one.boxes:,}", f"{one.pictures:,}", *boxes]
@@ -175,9 +203,14 @@ def mistake_table(scores: Scores) -> PrettyTable:
 
 def light_table(scores: Scores) -> PrettyTable:
     """The same model by day and by night."""
-    table = PrettyTable(["figure", *scores.light], align="r")
+    table = PrettyTable(
+        ["figure", *(part for light in scores.light for part in (light, f"95 % range, {light}"))], align="r"
+    )
     table.align["figure"] = "l"
-    table.add_row(["pictures", *(f"{values['pictures']:,.0f}" for values in scores.light.values())])
+    row = ["pictures"]
+    for figures in scores.light.values():
+        row += [f"{figures['pictures']:,.0f}", ""]
+    table.add_row(row)
     for title, name in (
         ("mAP at IoU .5", "detection/map50"),
         ("F1 of species on a picture", "presence/f1"),
@@ -185,13 +218,17 @@ def light_table(scores: Scores) -> PrettyTable:
         ("blank pictures left alone", "blank/specificity"),
     ):
         if any(_is_number(values.get(name)) for values in scores.light.values()):
-            table.add_row([title, *(_figure(values.get(name), 3) for values in scores.light.values())])
+            row = [title]
+            for light, figures in scores.light.items():
+                row += [_figure(figures.get(name), 3), _range(scores.light_ranges.get(light, {}).get(name))]
+            table.add_row(row)
     return table
 
 
 def _name(text: str) -> str:
-    """On one line."""
-    return printable(" ".join(text.split()))
+    """On one line, and no longer than a table bears."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1].rstrip() + "…"
 
 
 def _rows(metrics: Iterable[Metrics]) -> Iterator[tuple[str, str]]:
@@ -203,8 +240,8 @@ def _rows(metrics: Iterable[Metrics]) -> Iterator[tuple[str, str]]:
             yield from [("", section), *rows]
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

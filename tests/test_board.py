@@ -118,7 +118,10 @@ def test_curves_of_many_species_and_steps_do_not_mix(tmp_path):
 
 def log(folder: Path, cases: Cases, figures: dict[str, float], epoch: int = 4, side: str = "test") -> Path:
     """With as much of an engine and of a run as is asked for; returns where it wrote."""
-    engine, run = SimpleNamespace(open_board=lambda place: MxBoard(place, None)), SimpleNamespace(board_folder=folder)
+    engine, run = (
+        SimpleNamespace(open_board=lambda place: MxBoard(place, None)),
+        SimpleNamespace(evaluation_folder=lambda side: folder / f"evaluation-{side}"),
+    )
     log_evaluation(engine, run, side, epoch, cases, figures)
     return folder / f"evaluation-{side}"
 

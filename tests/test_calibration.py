@@ -14,6 +14,7 @@ from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.calibration import (
     COLDEST,
     HOTTEST,
+    LOWEST,
     Calibration,
     fit,
     fit_temperature,
@@ -43,7 +44,9 @@ CHOSEN = Calibration(
     pictures=12,
     detections=40,
     epoch=7,
+    reading={"nms": 0.5, "class_agnostic_nms": False, "floor": 0.01, "candidates": 200},
 )
+READING = CHOSEN.reading
 
 
 def sigmoid(x):
@@ -201,7 +204,7 @@ def test_the_thresholds_are_those_of_the_curves():
         (1, [(1, 0.2, PLACE), (0, 0.1, PLACE)]),
         (None, [(0, 0.15, PLACE)]),
     )
-    found = fit(cases, match(cases), recall=0.66, split="validation", epoch=3)
+    found = fit(cases, match(cases), recall=0.66, split="validation", epoch=3, reading=READING)
     # At .6: 2 right of 2, 2 of 3 found, F1 .8. At .2: 3 right of 4, 3 of 3 found, F1 6/7.
     assert found.threshold == 0.2
     assert found.species_thresholds == {"Deer": 0.6, "Raccoon": 0.2}
@@ -224,7 +227,7 @@ def test_the_thresholds_are_those_of_the_curves():
 )
 def test_a_choice_with_nothing_to_go_by_is_none(pictures, threshold, species, review):
     cases = cases_of(*pictures)
-    found = fit(cases, match(cases), recall=0.95, split="validation", epoch=0)
+    found = fit(cases, match(cases), recall=0.95, split="validation", epoch=0, reading=READING)
     assert found.threshold == threshold
     assert tuple(found.species_thresholds.values()) == species
     assert found.review_threshold == review
@@ -232,13 +235,21 @@ def test_a_choice_with_nothing_to_go_by_is_none(pictures, threshold, species, re
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("count", [25, 400])
+@pytest.mark.parametrize("count", [400, 2_000])
 def test_a_temperature_is_fitted_to_the_detections_of_many_pictures(count, seed):
     scores, right = draw(count, 2.0, seed)
     cases = cases_of(*((0, [(0, score, PLACE if hit else ELSEWHERE)]) for score, hit in zip(scores, right)))
+    found = fit(cases, match(cases), recall=0.9, split="validation", epoch=0, reading=READING)
+    heard = scores >= LOWEST
+    assert found.temperature == fit_temperature(scores[heard], right[heard])
+    assert found.note is None and found.detections == heard.sum() < count
+
+
+def test_a_temperature_that_might_as_well_be_1_is_1():
+    scores, right = draw(400, 1.0)
+    cases = cases_of(*((0, [(0, score, PLACE if hit else ELSEWHERE)]) for score, hit in zip(scores, right)))
     found = fit(cases, match(cases), recall=0.9, split="validation", epoch=0)
-    assert found.temperature == fit_temperature(scores, right)
-    assert found.note is None
+    assert found.temperature == 1 and "cannot tell a temperature of" in found.note
 
 
 def shifted_scores(count=300):
@@ -252,7 +263,7 @@ def test_scores_that_no_temperature_mends_are_shifted_too():
     alone = recalibrate(scores, fit_temperature(scores, hits))
     assert alone.mean() - hits.mean() > 0.3
     cases = cases_of(*((0, [(0, score, PLACE if hit else ELSEWHERE)]) for score, hit in zip(scores, hits)))
-    found = fit(cases, match(cases), recall=0.9, split="validation", epoch=0)
+    found = fit(cases, match(cases), recall=0.9, split="validation", epoch=0, reading=READING)
     assert f"scores of {alone.mean():.2f} on average, where {hits.mean():.2f} of the detections" in found.note
     assert found.shift < -2
     assert found.apply(scores).mean() == pytest.approx(hits.mean(), abs=0.001)
@@ -320,7 +331,7 @@ def test_a_broken_file_is_named_with_field_and_value(tmp_path, changes, words):
     with pytest.raises(ValueError) as caught:
         load_calibration(tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and message.endswith("or delete the file to do without")
+    assert message.startswith(f"{path}: ") and message.endswith("'ena24ssd evaluate' makes it anew")
     assert all(word in message for word in words), message
 
 

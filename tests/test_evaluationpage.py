@@ -16,19 +16,19 @@ from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import Image
 from ena24ssd.cases import Found, gather
 from ena24ssd.detections import Detection
-from ena24ssd.evaluationpage import Pair, Subject, choose_pictures, draw_pairs, render, write_page
+from ena24ssd.evaluationpage import Pair, Heading, choose_pictures, draw_pairs, render, write_page
 from ena24ssd.evaluationplots import PLOTS
 from ena24ssd.pages import percent, two_digits
 from ena24ssd.protocol import protocol_rows
 from ena24ssd.scores import Scores
 
-SUBJECT = Subject("runs/a", "traps", "test", 7)
+SUBJECT = Heading("runs/a", "traps", "test", 7)
 ANCHORS = {"accuracy": 0.994, "log_loss": 1.25, "mae": 0.003, "micro_f1": 0.41}
 DRAWN = dict.fromkeys(PLOTS, b"a plot")  # drawing takes most of the time and is tested by itself
 
 
-def page_of(scores: Scores, subject: Subject = SUBJECT, **more) -> Page:
-    return Page(render(scores, subject, DRAWN, DRAWN, **more))
+def page_of(scores: Scores, heading: Heading = SUBJECT, **more) -> Page:
+    return Page(render(scores, heading, DRAWN, DRAWN, **more))
 
 
 def quote(page: Page, start: str) -> str:
@@ -85,7 +85,7 @@ def test_the_table_shows_each_figure_with_range_and_baselines(scores):
     ("subject", "says"),
     [
         (SUBJECT, "Measured on traps, split test, with the weights of epoch 7. A detection"),
-        (Subject("found.json", "traps"), "Measured on traps. A detection"),
+        (Heading("found.json", "traps"), "Measured on traps. A detection"),
         (SUBJECT._replace(split="train"), "The model learnt from these very pictures."),
         (SUBJECT._replace(unreadable=1), "1 picture that could not be read is left out."),
         (SUBJECT._replace(unreadable=1200), "1,200 pictures that could not be read are left out."),
@@ -131,7 +131,7 @@ def test_one_file_without_scripts_or_requests(scores, tmp_path):
 def test_names_from_files_are_only_text(name):
     scores = make_scores(make_cases(40, (name, "deer", name + "!")))
     pair = Pair(name, Pillow.new("RGB", (4, 4)))
-    page = page_of(scores, Subject(name, name, name), worst=[pair], best=[pair])
+    page = page_of(scores, Heading(name, name, name), worst=[pair], best=[pair])
     assert "".join(page.words).count(name) > 6
     assert "script" not in {tag for tag, _ in page.elements}
     assert not any("onerror" in attributes for _, attributes in page.elements)

@@ -17,7 +17,7 @@ from test_weighing import pick, without_ties
 from ena24ssd.baselines import constant_detector, random_detector
 from ena24ssd.bootstrap import Groups, group_by, group_singly, interval, resample
 from ena24ssd.boxes import Box, LabelledBox, iou
-from ena24ssd.calibration import Calibration, fit, reliability
+from ena24ssd.calibration import LOWEST, Calibration, fit, reliability
 from ena24ssd.cameratraps import Image
 from ena24ssd.cases import Cases, Found
 from ena24ssd.cocoeval import evaluate_coco
@@ -25,7 +25,7 @@ from ena24ssd.matching import COCO_OVERLAPS, match
 from ena24ssd.mistakes import analyse, confuse
 from ena24ssd.ranking import RECALLS, pooled_curve, species_curves
 from ena24ssd.review import apply, review_curve
-from ena24ssd.scores import POINTS, Range, Scores, plain, quick_figures, score
+from ena24ssd.scores import POINTS, Range, Scores, closing_figures, plain, quick_figures, score
 from ena24ssd.tally import figures, species_figures, tally
 from ena24ssd.weighing import weigh, weigh_all
 
@@ -41,6 +41,7 @@ CHOSEN = Calibration(
     split="validation",
     pictures=7,
     detections=9,
+    reading={},
     epoch=3,
 )
 CHOSEN_ON_NOTHING = replace(
@@ -224,7 +225,7 @@ def naive_choices(cases: Cases, recall: float, calibration: Calibration | None) 
     """The figures that a calibration decides."""
     if calibration is None:
         return naive_review(cases, recall, None)
-    after = [(float(calibration.apply(np.array(row[2]))), row[3]) for row in claims(cases, 0.5)]
+    after = [(float(calibration.apply(np.array(row[2]))), row[3]) for row in claims(cases, 0.5) if row[2] >= LOWEST]
     return {
         **naive_review(cases, recall, calibration.review_threshold),
         "calibration/temperature": calibration.temperature,
@@ -240,7 +241,7 @@ def naive_figures(cases: Cases, threshold: float, recall: float) -> dict[str, fl
         **naive_coco(cases),
         **naive_choices(cases, recall, None),
         **{f"detection/map_{name}": size.map for name, size in evaluate_coco(cases).sizes.items()},
-        "calibration/ece": naive_ece([(row[2], row[3]) for row in claims(cases, 0.5)]),
+        "calibration/ece": naive_ece([(row[2], row[3]) for row in claims(cases, 0.5) if row[2] >= LOWEST]),
     }
 
 
@@ -293,7 +294,8 @@ def test_every_part_is_its_modules(scores):
     assert same(scores.confusion, confuse(cases, 0.5)) and same(scores.mistakes, analyse(cases, matches, 0.5))
     assert same(scores.pooled, pooled_curve(cases, matches)) and same(scores.review, review_curve(cases))
     assert same(scores.sizes, coco.sizes) and scores.calibration is CHOSEN
-    said, right = cases.found.score[matches.counted], matches.right[0, matches.counted]
+    heard = matches.counted & (cases.found.score >= LOWEST)
+    said, right = cases.found.score[heard], matches.right[0, heard]
     assert same(scores.reliability, reliability(said, right))
     assert same(scores.calibrated, reliability(CHOSEN.apply(said), right))
     assert scores.tuned == pytest.approx(figures_of(cases, CHOSEN.threshold), nan_ok=True)
@@ -310,7 +312,10 @@ def test_every_part_is_its_modules(scores):
     assert quick_figures(cases, 0.5) == pytest.approx(
         {name: got[name] for name in quick_figures(cases, 0.5)}, nan_ok=True
     )
-    assert {f"detection/{name}" for name in ("map50", "f1", "map_small")} <= quick_figures(cases, 0.5).keys()
+    assert {f"detection/{name}" for name in ("map50", "map", "f1")} <= quick_figures(cases, 0.5).keys()
+    closing = closing_figures(cases, 0.5)
+    assert closing == pytest.approx({name: got[name] for name in closing}, nan_ok=True)
+    assert {f"detection/{name}" for name in ("map50", "f1", "map_small", "ar100")} <= closing.keys()
 
 
 def test_every_species_is_its_modules(scores):
@@ -342,7 +347,8 @@ def test_counts_agree_with_one_another(scores):
     assert scores.figures["detection/boxes"] == boxes.sum() == scores.pooled.boxes
     of_kinds = sum(scores.mistakes.counts.values()) - scores.mistakes.counts["missed"]
     assert scores.figures["detection/detections"] == scores.mistakes.right + of_kinds
-    assert scores.reliability.count.sum() == scores.calibrated.count.sum() == scores.matches.counted.sum()
+    heard = scores.matches.counted & (cases.found.score >= LOWEST)
+    assert scores.reliability.count.sum() == scores.calibrated.count.sum() == heard.sum()
     assert sum(one.pictures for one in scores.species) == len({*zip(cases.truth.picture, cases.truth.label)})
     if scores.light:
         assert sum(some["pictures"] for some in scores.light.values()) == len(cases)

@@ -13,7 +13,7 @@ from ena24ssd.bootstrap import Groups, draw_weights, group_singly
 from ena24ssd.cases import Cases, Found, Truth
 from ena24ssd.matching import match
 from ena24ssd.ranking import average_precision
-from ena24ssd.significance import DRAWS_A_PAIR, TITLES, Contender, Verdict, compare, conclude, holm, verdict_table
+from ena24ssd.significance import DRAWS_A_PAIR, TITLES, Contender, Verdict, conclude, find_verdicts, holm, verdict_table
 
 SPECIES = ("fox", "deer")
 NOTHING = Found(*np.zeros((2, 0), dtype=np.int64), np.zeros(0), np.zeros((0, 4)))
@@ -66,7 +66,7 @@ def of_figure(verdicts, figure):
 
 def test_a_model_is_no_better_than_itself():
     (one,), groups = world(0, 0.6)
-    verdicts = compare([one, replace(one, name="again")], groups, 200)
+    verdicts = find_verdicts([one, replace(one, name="again")], groups, 200)
     assert [verdict.figure for verdict in verdicts] == list(TITLES)
     for verdict in verdicts:
         assert (verdict.difference, verdict.p, verdict.p_adjusted, verdict.certain) == (0, 1, 1, False)
@@ -76,7 +76,7 @@ def test_a_model_is_no_better_than_itself():
 
 def test_a_clearly_better_model_is_found_better():
     models, groups = world(1, 0.9, 0.4)
-    verdicts = compare(models, groups, 300)
+    verdicts = find_verdicts(models, groups, 300)
     for verdict in verdicts:
         assert (verdict.first, verdict.second) == ("B", "A")
         assert verdict.difference == verdict.second_value - verdict.first_value
@@ -86,7 +86,7 @@ def test_a_clearly_better_model_is_found_better():
         else:
             low, high = verdict.interval
             assert verdict.certain and 0 < low < verdict.difference < high
-    swapped = compare(models[::-1], groups, 300)
+    swapped = find_verdicts(models[::-1], groups, 300)
     assert swapped == verdicts
 
 
@@ -95,7 +95,7 @@ def test_equal_models_are_told_apart_one_time_in_twenty():
     alarms = {figure: 0 for figure in TITLES}
     for seed in range(40):
         models, groups = world(seed, 0.6, 0.6)
-        for verdict in compare(models, groups, DRAWS_A_PAIR, seed):
+        for verdict in find_verdicts(models, groups, DRAWS_A_PAIR, seed):
             alarms[verdict.figure] += verdict.certain
     assert max(alarms.values()) <= 5
 
@@ -103,7 +103,8 @@ def test_equal_models_are_told_apart_one_time_in_twenty():
 def test_bursts_make_a_verdict_less_certain():
     models, groups = world(3, 0.7, 0.55, longest=12)
     of_bursts, singly = (
-        of_figure(compare(models, some, 500), "blank/sensitivity")[0] for some in (groups, group_singly(len(groups.of)))
+        of_figure(find_verdicts(models, some, 500), "blank/sensitivity")[0]
+        for some in (groups, group_singly(len(groups.of)))
     )
     assert np.ptp(of_bursts.interval) > 1.8 * np.ptp(singly.interval)
     assert of_bursts.difference == singly.difference and of_bursts.p > 0.1 and singly.p < 0.02
@@ -111,7 +112,7 @@ def test_bursts_make_a_verdict_less_certain():
 
 def test_figures_are_those_of_the_evaluation():
     (one, other), groups = world(4, 0.8, 0.5)
-    values = {verdict.figure: verdict.second_value for verdict in compare([one, other], groups, 100)}
+    values = {verdict.figure: verdict.second_value for verdict in find_verdicts([one, other], groups, 100)}
     matches, found = match(one.cases), one.cases.found
     precisions = [
         [
@@ -131,7 +132,7 @@ def test_figures_are_those_of_the_evaluation():
 
 def test_both_models_see_the_same_draws():
     models, groups = world(5, 0.7, 0.6)
-    verdict = of_figure(compare(models, groups, 250, seed=9), "blank/sensitivity")[0]
+    verdict = of_figure(find_verdicts(models, groups, 250, seed=9), "blank/sensitivity")[0]
     weights = np.concatenate(list(draw_weights(groups, 250, seed=9)))
     animal = ~models[0].cases.blank
     draws = [weights[:, animal] @ (model.cases.best_score > 0)[animal] / weights[:, animal].sum(1) for model in models]
@@ -144,13 +145,13 @@ def test_each_model_has_its_own_threshold():
     cases = pictures([0, 1, -1, 0] * 10)
     sure, shy = seen(cases, [True] * 40, score=0.9), seen(cases, [True] * 40, score=0.4)
     models = Contender("sure", sure), Contender("shy", shy), Contender("shy, shown all", shy, threshold=0.1)
-    verdicts = of_figure(compare(models, group_singly(40), 100), "presence/f1")
+    verdicts = of_figure(find_verdicts(models, group_singly(40), 100), "presence/f1")
     assert [(one.first, one.first_value) for one in verdicts] == [("shy", 0), ("shy, shown all", 1)]
 
 
 def test_the_best_stands_against_each_other_one():
     models, groups = world(6, 0.3, 0.9, 0.5)
-    verdicts = compare(models, groups, 100)
+    verdicts = find_verdicts(models, groups, 100)
     assert [(one.first, one.second) for one in verdicts[:: len(TITLES)]] == [("A", "B"), ("C", "B")]
     assert [one.figure for one in verdicts] == list(TITLES) * 2
     clear = of_figure(verdicts, "detection/map50")[0]
@@ -174,14 +175,14 @@ def test_what_is_not_defined_is_left_out(labels, figures):
         Contender(name, seen(cases, [right] * len(labels), range(0, len(labels), 2)))
         for name, right in (("A", True), ("B", False))
     ]
-    verdicts = compare(models, group_singly(len(labels)), 200)
+    verdicts = find_verdicts(models, group_singly(len(labels)), 200)
     assert {one.figure for one in verdicts} == figures
     assert conclude(verdicts) == () if not figures else len(conclude(verdicts)) == 1
 
 
 def test_models_that_find_nothing():
     cases = pictures([0, 1, -1] * 10)
-    verdicts = compare([Contender("A", cases), Contender("B", cases)], group_singly(30), 100)
+    verdicts = find_verdicts([Contender("A", cases), Contender("B", cases)], group_singly(30), 100)
     assert {one.figure: one.second_value for one in verdicts} == {
         **dict.fromkeys(TITLES, 0.0),
         "blank/specificity": 1.0,
@@ -193,7 +194,7 @@ def test_models_that_find_nothing():
 def test_a_few_bursts_prove_nothing(count):
     cases = pictures([0, 1, -1, 0] * 10)
     models = Contender("A", seen(cases, [True] * 40)), Contender("B", seen(cases, [False] * 40))
-    verdicts = compare(models, Groups(np.arange(40) // 4 % count, "cameras"), 1000)
+    verdicts = find_verdicts(models, Groups(np.arange(40) // 4 % count, "cameras"), 1000)
     assert verdicts and not any(one.certain for one in verdicts)
     assert all(np.isnan(one.interval).all() for one in verdicts)
 
@@ -231,7 +232,7 @@ OTHER_TRUTH = replace(CASES, truth=CASES.truth._replace(label=1 - CASES.truth.la
 )
 def test_what_cannot_be_compared(contenders, groups, message):
     with pytest.raises(ValueError, match=message):
-        compare([Contender(*one) for one in contenders], group_singly(groups))
+        find_verdicts([Contender(*one) for one in contenders], group_singly(groups))
 
 
 # -- many tests --------------------------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def verdict(figure, difference, p, ends=None, adjusted=None):
     [
         pytest.param(
             [verdict("detection/map50", 0.031, 0.004)],
-            "B is better than A on mAP50 by .031 (95 % interval .010 to .052, p = .004).",
+            "B is better than A: mAP50 by .031 (95 % interval .010 to .052, p = .004).",
             id="better",
         ),
         pytest.param(
@@ -287,15 +288,14 @@ def verdict(figure, difference, p, ends=None, adjusted=None):
                 verdict("blank/sensitivity", 0.01, 0.3),
                 verdict("detection/f1", 0.01, 0.4),
             ],
-            "B is better than A on mAP50 by .031 (95 % interval .010 to .052, p = .030) and presence F1 by .040 "
-            "(95 % interval .019 to .061, p = .002), but worse on blank specificity by .100 "
-            "(95 % interval .079 to .121, p < .001); they cannot be told apart on blank sensitivity or box F1.",
+            "B is better than A: mAP50 by .031 (95 % interval .010 to .052, p = .030). Hints, no more: that B is "
+            "better on presence F1 by .040 (95 % interval .019 to .061, p = .002), and that B is worse on blank "
+            "specificity by .100 (95 % interval .079 to .121, p < .001).",
             id="better, worse and neither",
         ),
         pytest.param(
             [verdict("detection/map50", 0.003, 0.61, (-0.0102, 0.02)), verdict("detection/f1", -0.1, 0.2)],
-            "B and A cannot be told apart: mAP50 differs by .003 (95 % interval -.010 to .020, p = .610); "
-            "nor can they on box F1.",
+            "B and A cannot be told apart: mAP50 differs by .003 (95 % interval -.010 to .020, p = .610).",
             id="neither",
         ),
         pytest.param(
@@ -305,9 +305,14 @@ def verdict(figure, difference, p, ends=None, adjusted=None):
         ),
         pytest.param(
             [verdict("detection/map50", 0.0, 0.7), verdict("blank/specificity", -0.1, 0.002)],
-            "B is worse than A on blank specificity by .100 (95 % interval .079 to .121, p = .002); "
-            "they cannot be told apart on mAP50.",
-            id="worse alone",
+            "B and A cannot be told apart: mAP50 differs by .000 (95 % interval -.021 to .021, p = .700). Hints, no "
+            "more: that B is worse on blank specificity by .100 (95 % interval .079 to .121, p = .002).",
+            id="worse on what was not asked",
+        ),
+        pytest.param(
+            [verdict("detection/f1", 0.1, 0.2)],
+            "B and A cannot be told apart: these pictures do not define their mAP50.",
+            id="the question has no answer",
         ),
     ],
 )

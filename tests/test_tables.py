@@ -38,6 +38,7 @@ ROWS = (
     ("boxes", "average recall (AR100)", "detection/ar100"),
     ("boxes", "precision", "detection/precision"),
     ("boxes", "recall", "detection/recall"),
+    ("boxes", "F1", "detection/f1"),
     ("boxes", "mean IoU of what is shown", "detection/mean_iou"),
     ("species on a picture", "precision", "presence/precision"),
     ("species on a picture", "recall", "presence/recall"),
@@ -49,7 +50,7 @@ ROWS = (
     ("animal or blank", "boxes on 100 blank pictures", "blank/false_boxes_per_100"),
     ("review", "animal pictures still looked at", "review/recall"),
     ("review", "pictures that nobody looks at", "review/skipped"),
-    ("scores at their word", "expected calibration error", "calibration/ece"),
+    ("scores at their word", "expected error of scores from .1 on", "calibration/ece"),
     ("scores at their word", "the same, recalibrated", "calibration/ece_calibrated"),
     ("anchors (the post's figures)", "accuracy", "anchor/accuracy"),
     ("anchors (the post's figures)", "accuracy, positives only", "anchor/accuracy_positives"),
@@ -270,14 +271,15 @@ def test_day_and_night_side_by_side():
     figures = ("detection/map50", "presence/f1", "blank/sensitivity", "blank/specificity")
     day, night = ({name: start + number / 10 for number, name in enumerate(figures)} for start in (1, 2))
     light = {"day": day | {"pictures": 12345.0}, "night": night | {"pictures": 6.0}}
-    table = light_table(replace(quickly(FIVE), light=light))
-    assert table.field_names == ["figure", "day", "night"]
+    ranges = {"day": {}, "night": {"presence/f1": Range(0.1, 0.2)}}
+    table = light_table(replace(quickly(FIVE), light=light, light_ranges=ranges))
+    assert table.field_names == ["figure", "day", "95 % range, day", "night", "95 % range, night"]
     assert table.rows == [
-        ["pictures", "12,345", "6"],
-        ["mAP at IoU .5", "1.000", "2.000"],
-        ["F1 of species on a picture", "1.100", "2.100"],
-        ["animal pictures flagged", "1.200", "2.200"],
-        ["blank pictures left alone", "1.300", "2.300"],
+        ["pictures", "12,345", "", "6", ""],
+        ["mAP at IoU .5", "1.000", "", "2.000", ""],
+        ["F1 of species on a picture", "1.100", "", "2.100", "0.100 to 0.200"],
+        ["animal pictures flagged", "1.200", "", "2.200", ""],
+        ["blank pictures left alone", "1.300", "", "2.300", ""],
     ]
 
 
@@ -285,14 +287,14 @@ def test_by_night_alone_and_what_the_day_lacks():
     cases = cases_of(([("fox", LEFT)], [("fox", 0.9, LEFT)]), ([], []))
     table = light_table(quickly(cases, night=np.array([False, True])))
     assert table.rows == [
-        ["pictures", "1", "1"],
-        ["mAP at IoU .5", "1.000", ""],
-        ["F1 of species on a picture", "1.000", ""],
-        ["animal pictures flagged", "1.000", ""],
-        ["blank pictures left alone", "", "1.000"],
+        ["pictures", "1", "", "1", ""],
+        ["mAP at IoU .5", "1.000", "", "", ""],
+        ["F1 of species on a picture", "1.000", "", "", ""],
+        ["animal pictures flagged", "1.000", "", "", ""],
+        ["blank pictures left alone", "", "", "1.000", ""],
     ]
     alone = light_table(quickly(cases, night=np.array([True, True])))
-    assert alone.field_names == ["figure", "night"] and alone.rows[0] == ["pictures", "2"]
+    assert alone.field_names == ["figure", "night", "95 % range, night"] and alone.rows[0] == ["pictures", "2", ""]
 
 
 # -- the sentences -----------------------------------------------------------------------------------------------------
@@ -309,14 +311,15 @@ def test_what_was_measured_is_said_first():
         f"{len(cases.truth.label):,} boxes. What scores 0.5 or more counts as shown"
     )
     of_a_file = describe_report(report_of(scores, model="found.json", epoch=None, split="all"))
-    assert of_a_file.startswith("found.json: 1,234 all pictures (")
+    assert of_a_file.startswith("found.json: 1,234 pictures (")
     assert describe_report(report_of(scores, epoch=-1)).startswith("runs/one: checkpoint of epoch -1, ")
 
 
 SAID = {
     "left out": (lambda r: replace(r, unreadable=1200), "1,200 pictures could not be read", True),
     "nothing left out": (lambda r: r, "could not be read", False),
-    "no draws": (lambda r: r, "no ranges", True),
+    "no draws": (lambda r: r, "no ranges", False),
+    "draws in vain": (lambda r: replace(r, scores=replace(r.scores, resamples=100)), "too few groups", True),
     "draws": (lambda r: replace(r, scores=replace(r.scores, ranges={"x": Range(0, 1)})), "no ranges", False),
     "the review, flattered": (
         lambda r: r,

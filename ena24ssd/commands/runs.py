@@ -75,7 +75,6 @@ def _add_model_options(door: argparse.ArgumentParser) -> None:
 
 
 def _train(choice: argparse.Namespace) -> int:
-    from ena24ssd.evaluation import closing_split
     from ena24ssd.tables import figure_table, post_table
     from ena24ssd.training import resume, train
 
@@ -95,7 +94,7 @@ def _train(choice: argparse.Namespace) -> int:
     measured = run.load_checkpoint("best").score is not None
     how = "the best on validation" if measured else "the last; validation chose none"
     print(f"checkpoint of epoch {closing[0]['epoch']} ({how}):")
-    print(post_table({side: row for side, row in metrics.items() if side in ("train", closing_split(run))}))
+    print(post_table({side: row for side, row in metrics.items() if side in ("train", run.split.judging)}))
     print(figure_table(metrics))
     if run.config.evaluation.protocol == "post":
         from ena24ssd.assessment import evaluate
@@ -141,10 +140,12 @@ def _curves(choice: argparse.Namespace) -> int:
 
 
 def _evaluate(choice: argparse.Namespace) -> int:
-    from ena24ssd.assessment import evaluate
+    from ena24ssd.assessment import evaluate, require_folder, write_report
     from ena24ssd.protocol import post_protocol_table
     from ena24ssd.tables import describe_report, light_table, mistake_table, score_table, species_score_table
 
+    if choice.report is not None:
+        require_folder(choice.report)
     report = evaluate(
         choice.model,
         choice.split,
@@ -154,7 +155,6 @@ def _evaluate(choice: argparse.Namespace) -> int:
         overrides=choice.choices,
         split_file=choice.split_file,
         sheet=choice.sheet,
-        report=choice.report,
         quiet=choice.quiet,
     )
     print(describe_report(report))
@@ -170,7 +170,8 @@ def _evaluate(choice: argparse.Namespace) -> int:
 
         figures = plain({"split": report.split, "epoch": report.epoch} | report.metrics)
         replace_file(choice.json, json.dumps(figures, allow_nan=False))
-    if choice.report is not None:
+    if choice.report is not None:  # after the tables, which shall not be lost if it cannot be written
+        write_report(choice.report, report)
         print(f"wrote {choice.report / 'report.html'} and report.json beside it")
     return 0
 
@@ -178,26 +179,34 @@ def _evaluate(choice: argparse.Namespace) -> int:
 def _compare(choice: argparse.Namespace) -> int:
     from ena24ssd.contest import compare_models
     from ena24ssd.significance import verdict_table
+    from ena24ssd.tables import FLOOR
 
     contest = compare_models(
-        [word for word in choice.choices if "=" not in word],
+        [word for word in choice.choices if not _is_override(word)],
         choice.split,
         choice.checkpoint,
         data=choice.data,
         device=choice.device,
-        overrides=[word for word in choice.choices if "=" in word],
+        overrides=[word for word in choice.choices if _is_override(word)],
         split_file=choice.split_file,
         quiet=choice.quiet,
     )
     left_out = f"; {contest.left_out:,} more are not for all of them to judge by" if contest.left_out else ""
     groups = contest.groups
-    print(f"{contest.pictures:,} {contest.split} pictures in {groups.count:,} {groups.words}{left_out}")
+    split = "" if contest.split == "all" else f" {contest.split}"
+    print(f"{contest.pictures:,}{split} pictures in {groups.count:,} {groups.words}{left_out}")
     print(verdict_table(contest.verdicts))
+    if contest.floor > FLOOR:
+        print(f"counted from a score of {contest.floor:.3f} on: below, one of them has noted nothing down")
     for sentence in contest.conclusions:
         print(sentence)
     if choice.json is not None:
         replace_file(choice.json, json.dumps(contest.to_json(), indent=1, allow_nan=False))
     return 0
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not Path(word).exists()
 
 
 def _predict(choice: argparse.Namespace) -> int:
