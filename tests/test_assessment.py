@@ -274,3 +274,143 @@ def test_night_is_told_from_the_squares(report, scenes):
     # the drawn scenes say by their strip's time what they are; infrared ones have no colours
     light = report.scores.light
     assert set(light) <= {"day", "night"} and np.isfinite(light["day"]["detection/map50"])
+
+
+# -- results by other hands --------------------------------------------------------------------------------------------
+
+
+def written(results, tmp_path, change):
+    document = json.loads(results.read_text())
+    change(document)
+    (tmp_path / "changed.json").write_text(json.dumps(document))
+    return tmp_path / "changed.json"
+
+
+def without_sizes(document):
+    for image in document["images"]:
+        del image["width"], image["height"]
+
+
+def on_resized_copies(document):
+    for image in document["images"]:
+        image["width"], image["height"] = 3 * image["width"], 2 * image["height"]
+
+
+def by_windows_paths(document):
+    without_sizes(document)
+    for image in document["images"]:
+        image["file"] = "C:\\cards\\7\\" + image["file"].replace("/", "\\")
+
+
+def among_strangers(document):
+    document["images"] += [{"file": "other/none.jpg", "detections": []}]
+
+
+@pytest.mark.parametrize("change", [without_sizes, on_resized_copies, by_windows_paths, among_strangers])
+def test_boxes_are_relative_and_names_are_found_by_their_ends(results, scenes, tmp_path, change):
+    options = {"data": scenes, "overrides": ["evaluation.resamples=0"], "quiet": True}
+    ours, theirs = evaluate(results, **options), evaluate(written(results, tmp_path, change), **options)
+    assert theirs.unreadable == ours.unreadable == 0
+    assert theirs.metrics["detection/map50"] == pytest.approx(ours.metrics["detection/map50"], nan_ok=True)
+    assert theirs.metrics["detection/mean_iou"] == pytest.approx(ours.metrics["detection/mean_iou"], nan_ok=True)
+
+
+def test_two_results_for_one_picture_are_refused(results, scenes, tmp_path):
+    file = written(results, tmp_path, lambda d: d["images"].append(dict(d["images"][0])))
+    with pytest.raises(RunError, match="two results for one picture"):
+        evaluate(file, data=scenes, quiet=True)
+
+
+def test_megadetectors_animals_are_judged_as_animals(results, scenes, tmp_path):
+    def without_names(document):
+        document["detection_categories"] = {"1": "animal", "2": "person", "3": "vehicle"}
+        for image in document["images"]:
+            for found in image["detections"]:
+                found["category"] = "1"
+
+    file = written(results, tmp_path, without_names)
+    report = evaluate(file, data=scenes, overrides=["evaluation.resamples=0", "evaluation.score=0.1"], quiet=True)
+    named = evaluate(results, data=scenes, overrides=["evaluation.resamples=0", "evaluation.score=0.1"], quiet=True)
+    assert report.scores.class_names == ("animal", "person", "vehicle")
+    assert report.metrics["blank/sensitivity"] == named.metrics["blank/sensitivity"]
+    assert report.metrics["detection/boxes"] == named.metrics["detection/boxes"]
+
+
+def test_what_predict_leaves_out_is_no_difference_between_models(run, scenes, tmp_path):
+    """By default `predict` writes nothing below the threshold, whereas a network is asked for every score."""
+    threshold = 0.05
+    predict(run.folder, [scenes / "images"], tmp_path / "cut.json", threshold=threshold, quiet=True)
+    contest = compare_models([run.folder, tmp_path / "cut.json"], overrides=["evaluation.score=0.1"], quiet=True)
+    assert contest.floor >= threshold
+    assert all(verdict.p == 1 for verdict in contest.verdicts)
+
+
+@pytest.mark.parametrize(
+    "models, options, words",
+    [
+        (["run", "run"], {}, "the same"),
+        (["run", "results"], {"split": "train"}, "learnt by heart"),
+        (["run", "absent.json"], {}, "no such run folder or results file"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(run, results, models, options, words):
+    places = {"run": run.folder, "results": results}
+    with pytest.raises(RunError, match=words):
+        compare_models([places.get(name, name) for name in models], quiet=True, **options)
+
+
+def test_results_without_a_picture_in_common_are_no_contest(results, scenes, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = written(results, tmp_path / "a", lambda d: d.update(images=d["images"][:20]))
+    second = written(results, tmp_path / "b", lambda d: d.update(images=d["images"][20:]))
+    with pytest.raises(RunError, match="could be read by all"):
+        compare_models([first, second], data=scenes, quiet=True)
+
+
+# -- what a run may have become ----------------------------------------------------------------------------------------
+
+
+def test_choices_made_for_another_way_to_read_the_network_are_not_taken(run):
+    evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=True)
+    before = (run.folder / "calibration.json").read_text()
+    overrides = ["evaluation.resamples=0", "evaluation.nms=0.9", "evaluation.floor=0.2"]
+    other = evaluate(run.folder, overrides=overrides, quiet=True).scores.calibration
+    assert other.reading["nms"] == 0.9 and (run.folder / "calibration.json").read_text() == before
+
+
+def test_the_posts_protocol_does_without_training_pictures_that_are_gone(run, scenes, tmp_path):
+    document = json.loads((scenes / "scenes.json").read_text())
+    gone = set(run.split.train[:3])
+    document["images"] = [image for image in document["images"] if str(image["id"]) not in gone]
+    document["annotations"] = [one for one in document["annotations"] if str(one["image_id"]) not in gone]
+    (tmp_path / "less.json").write_text(json.dumps(document))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    overrides = ["evaluation.resamples=0", "evaluation.protocol=post"]
+    report = evaluate(run.folder, data=tmp_path / "less.json", overrides=overrides, quiet=True)
+    assert len(report.protocol) == 6
+
+
+def test_the_test_loss_of_the_post_is_not_weighed(scenes, run, tmp_path):
+    changes = ("train.epochs=1", "loss.foreground_weight=900", "loss.normalise_by=anchors", "augment.flip=false")
+    config = small_config(scenes, *changes, f"split.file={run.folder / 'split.json'}", "evaluation.protocol=post")
+    heavy = train(config, tmp_path / "heavy", quiet=True)
+    report = evaluate(heavy.folder, overrides=["evaluation.resamples=0"], quiet=True)
+    of_training, summed = report.protocol[3].figures["log_loss"], report.protocol[4].figures["log_loss"]
+    (row,) = [one for one in heavy.rows() if one["split"] == "train" and not one.get("closing")]
+    test_part = summed - len(run.split.train) // 8 * row["anchor/log_loss"]
+    assert 0 < test_part < len(run.split.test) // 8 * of_training / 2, "the same batch weighs far more in training"
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file"])
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_measured(run, tmp_path, kind):
+    (tmp_path / "there").write_text("")
+    place = tmp_path / "there" if kind == "a file" else tmp_path / "there" / "look"
+    with pytest.raises(OSError, match="there"):
+        evaluate(run.folder, report=place, quiet=True)
+
+
+def test_training_takes_no_notice_of_evaluations(run):
+    evaluate(run.folder, overrides=["evaluation.resamples=0"], quiet=True)
+    assert run.evaluation_folder("test").is_dir()
+    assert not any("evaluation" in name for name in run.board_sizes())
