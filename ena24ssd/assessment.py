@@ -50,6 +50,7 @@ class Report:
     scores: Scores
     floor: float = 0.0  # score below which nothing was noted down
     knows_training: bool = True  # whether it is known what the model learnt from
+    is_best: bool = False  # whether the checkpoint was chosen on validation
     protocol: tuple[ProtocolRow, ...] = ()  # with ``evaluation.protocol: post``
     dataset: CameraTrapDataset | None = None  # whose pictures these are
     images: tuple[Image, ...] = ()  # P, in the order of the cases
@@ -124,8 +125,9 @@ def evaluate(
         if choices.protocol == "post":
             protocol = _follow_post(trained, judged, scores.figures)
     epoch = None if trained is None else trained.epoch
-    about = subject.name, side, epoch, judged.unreadable, anchors, scores, judged.floor, bool(learnt), protocol
-    whole = Report(*about, subject.dataset, judged.images)
+    about = subject.name, side, epoch, judged.unreadable, anchors, scores, judged.floor, bool(learnt)
+    is_best = trained is not None and trained.kept.score is not None and trained.checkpoint == "best"
+    whole = Report(*about, is_best, protocol, subject.dataset, judged.images)
     if trained is not None:
         log_evaluation(trained.engine, trained.run, side, trained.epoch, scores.cases, whole.metrics)
     if sheet is not None:
@@ -165,7 +167,9 @@ def write_report(folder: Path, report: Report) -> None:
     worst, best = [], []
     if any(dataset.path(image).is_file() for image in images[:20]):  # else there is the json alone
         worst, best = (draw_pairs(scores, images, chosen, dataset.path) for chosen in choose_pictures(scores))
-    about = Heading(report.model, dataset.name, report.split, report.epoch, report.unreadable, report.knows_training)
+    about = Heading(
+        report.model, dataset.name, report.split, report.epoch, report.unreadable, report.knows_training, report.is_best
+    )
     anchors = report.anchors or None
     write_page(folder, scores, about, worst=worst, best=best, anchors=anchors, protocol=report.protocol)
     replace_file(folder / "report.json", json.dumps(report.to_json(), indent=1, allow_nan=False))

@@ -67,6 +67,7 @@ class Heading(NamedTuple):
     epoch: int | None = None
     unreadable: int = 0  # pictures that were left out
     knows_training: bool = True  # whether it is known what the model learnt from
+    is_best: bool = False  # whether its checkpoint was chosen on validation
 
 
 class Pair(NamedTuple):

@@ -62,10 +62,6 @@ SECTIONS = {
     ),
 }
 ALL_BACKGROUND = "anchor/accuracy_all_background"
-LEARNT = {  # by split: why its figures flatter
-    "train": "the network has learnt these pictures: the figures say how well it remembers, not how good it is",
-    "validation": "the checkpoint was chosen on these pictures, which flatters it a little",
-}
 LONGEST_NAME = 40  # letters
 FLOOR = 0.05  # a results file without lower scores lacks much of what mAP asks about
 ENOUGH_GROUPS = 200  # see `ena24ssd.bootstrap.interval`
@@ -115,8 +111,10 @@ def describe_report(report: Report) -> str:
         f"{report.model}: {which}{len(cases):,}{split} pictures{blanks}"
         f"{grouped}, {len(cases.truth.label):,} boxes. What scores {scores.threshold:g} or more counts as shown"
     ]
-    if report.split in LEARNT:
-        lines.append(LEARNT[report.split])
+    if report.split == "train":
+        lines.append("the network has learnt these pictures: the figures say how well it remembers, not how good it is")
+    if report.split == "validation" and report.is_best:
+        lines.append("the checkpoint was chosen on these pictures, which flatters it a little")
     if report.unreadable:
         lines.append(f"{report.unreadable:,} pictures could not be read, or have no result, and are left out")
     if report.floor > FLOOR:

@@ -144,7 +144,7 @@ def test_synth_draws_what_was_asked_for(tmp_path, capsys):
         (["train", "optim.rate=1", "--data", "x"], "optim.rate: no such field"),
         (["train", "a.yaml", "b.yaml"], "one config file at most"),
         (["train"], "--data"),
-        (["evaluate", "absent"], "not a run folder"),
+        (["evaluate", "absent"], "no such run folder or results file"),
         (["predict", "absent", "absent.jpg"], "no such picture"),
     ],
 )

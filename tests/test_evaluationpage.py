@@ -16,7 +16,7 @@ from ena24ssd.boxes import Box, LabelledBox
 from ena24ssd.cameratraps import Image
 from ena24ssd.cases import Found, gather
 from ena24ssd.detections import Detection
-from ena24ssd.evaluationpage import Pair, Heading, choose_pictures, draw_pairs, render, write_page
+from ena24ssd.evaluationpage import Heading, Pair, choose_pictures, draw_pairs, render, write_page
 from ena24ssd.evaluationplots import PLOTS
 from ena24ssd.pages import percent, two_digits
 from ena24ssd.protocol import protocol_rows

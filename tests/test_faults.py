@@ -22,6 +22,7 @@ from ena24ssd import cli, learning
 from ena24ssd.config import ConfigError, override_config, read_config
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
+from ena24ssd.evaluation import measure
 from ena24ssd.gluon.board import event_file_writer  # mxboard, with the messages that it needs
 from ena24ssd.gluon.engine import GluonEngine
 from ena24ssd.runs import Run, RunError, open_run
@@ -559,15 +560,18 @@ def test_a_run_whose_time_is_up_keeps_its_state_closes_and_can_be_given_more(con
 
 def test_training_ends_once_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.9, 0.9, 0.9])  # a tie is no progress
-    really = learning.measure
+    really = learning.figures_of
+    of_validation = []
 
     def measured(engine, examples, config, names, name, **options):
-        figures = really(engine, examples, config, names, name, **options)
-        return (
-            figures | {"detection/map50": next(scores)} if "validation" in name and "closing" not in name else figures
-        )
+        of_validation[:] = ["validation" in name and "closing" not in name]
+        return measure(engine, examples, config, names, name, **options)
+
+    def figures_of(*measured, **options):
+        return really(*measured, **options) | ({"detection/map50": next(scores)} if of_validation[0] else {})
 
     monkeypatch.setattr(learning, "measure", measured)
+    monkeypatch.setattr(learning, "figures_of", figures_of)
     patient = config.model_copy(update={"train": config.train.model_copy(update={"patience": 2, "epochs": 9})})
     run = train(patient, tmp_path / "run", quiet=True)
     assert run.load_checkpoint("best").epoch == 3 and run.load_state()[0].standing.epoch == 4

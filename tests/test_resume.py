@@ -48,7 +48,9 @@ def whole(scenes, tmp_path_factory) -> Path:
     words = command(*SMALL, f"data.path={scenes}", f"data.cache={folder / 'cache'}", "--out", folder / "run")
     finish(words, folder / "log")
     steps = steps_of(folder / "run" / "board")
-    assert steps and all(each == [0, 1, 2, 3] for each in steps.values())
+    of_training = {name: each for name, each in steps.items() if not name.startswith("evaluation-")}
+    assert of_training and all(each == [0, 1, 2, 3] for each in of_training.values())
+    assert all(len(each) == 1 for name, each in steps.items() if name not in of_training)
     return folder / "run"
 
 

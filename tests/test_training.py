@@ -31,7 +31,7 @@ from ena24ssd.training import train
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(trained_run):
     return trained_run
 
