@@ -88,7 +88,8 @@ def measure(pictures: int) -> dict[str, float]:
     clock, begin = time.perf_counter(), time.process_time()
     cases = read_rows(images, rows)
     read = time.process_time()
-    score(cases, groups, threshold=0.5, resamples=DRAWS, learnt=images)
+    night = np.arange(len(cases)) % 3 == 0
+    score(cases, groups, threshold=0.5, resamples=DRAWS, learnt=images, night=night)
     scored, clock = time.process_time(), time.perf_counter() - clock
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     matches = match(cases)
