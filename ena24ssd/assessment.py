@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ena24ssd.bootstrap import Groups, group_by, group_by_names, group_singly
 from ena24ssd.calibration import Calibration, fit, load_calibration, save_calibration
 from ena24ssd.cameratraps import CameraTrapDataset, Image
-from ena24ssd.config import AugmentConfig, change_config
+from ena24ssd.config import AugmentConfig, RunConfig, change_config
 from ena24ssd.data import count_batches, shuffle_batches
 from ena24ssd.evaluation import anchor_figures, lay_out, save_sheet
 from ena24ssd.files import replace_file
@@ -106,7 +106,7 @@ def evaluate(
     side, choices = split or side_of(subject), subject.config.evaluation
     groups = group_singly(len(judged.images))
     if choices.resamples or report is not None:
-        groups = group_pictures(subject.dataset, judged.images, subject.config.data.cache, quiet=quiet)
+        groups = group_pictures(subject.dataset, judged.images, subject.config, quiet=quiet)
     learnt = _learnt(subject)
     scores = score(
         judged.cases,
@@ -138,15 +138,21 @@ def evaluate(
 
 
 def group_pictures(
-    dataset: CameraTrapDataset, images: Sequence[Image], cache: Path | None = None, *, quiet: bool = False
+    dataset: CameraTrapDataset, images: Sequence[Image], config: RunConfig, *, quiet: bool = False
 ) -> Groups:
-    """The bursts among some pictures: as the json names them, else pictures of nearly the same scene.
+    """What is drawn together: bursts as the json names them, else pictures of nearly the same scene; or cameras.
 
-    Where there is no picture to look at either, each stands for itself.
+    Where there is no picture to look at either, each stands for itself. Raises RunError where ``evaluation.drawn`` asks
+    for cameras that nobody has named.
     """
-    named = group_by_names(images)
+    named = group_by_names(images, config.evaluation.drawn)
     if named is not None:
         return named
+    if config.evaluation.drawn == "cameras":
+        raise RunError(
+            f"{dataset.name}: names no camera (location) for some of the {len(images)} pictures, so cameras cannot be "
+            "drawn; leave evaluation.drawn at bursts"
+        )
     if not all(dataset.path(image).is_file() for image in images[:1]):
         return group_singly(len(images))
     from ena24ssd.neighbours import find_neighbours  # imagehash; many datasets do without
@@ -154,7 +160,7 @@ def group_pictures(
     def show(jobs: Sequence) -> Iterator:
         return tqdm(jobs, "looking for bursts", leave=False, unit="picture", disable=quiet or None)
 
-    neighbours = find_neighbours(replace(dataset, images=tuple(images)), cache, show)
+    neighbours = find_neighbours(replace(dataset, images=tuple(images)), config.data.cache, show)
     return group_by(neighbours.labels.tolist(), "near-duplicates")
 
 

@@ -53,19 +53,20 @@ def group_by(keys: Iterable[Hashable], kind: str) -> Groups:
     return Groups(np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64), kind)
 
 
-def group_by_names(images: Sequence[Image]) -> Groups | None:
-    """The bursts as the json names them: sequences, or whole cameras where a picture is without a sequence.
+def group_by_names(images: Sequence[Image], kind: str = "bursts") -> Groups | None:
+    """The bursts, or the cameras, as the json names them: as bursts sequences, or whole cameras where a picture is
+    without a sequence.
 
     Sequences of the same name on two cameras are two, as each camera may number its own. A picture without a camera
     of its own is of the camera that the rest of its sequence is from, as in `ena24ssd.splits`. None where the json
     leaves it open for some picture, so that one has to look at the pictures.
     """
-    cameras = name_holders(images)
-    if None in cameras:
+    holders = name_holders(images)
+    if None in holders or (kind == "cameras" and any(held_by != "location" for held_by, _ in holders)):
         return None
-    if all(image.sequence is not None for image in images):
-        return group_by(((camera, image.sequence) for camera, image in zip(cameras, images)), "sequences")
-    return group_by(cameras, "cameras")
+    if kind == "bursts" and all(image.sequence is not None for image in images):
+        return group_by(((holder, image.sequence) for holder, image in zip(holders, images)), "sequences")
+    return group_by(holders, "cameras")
 
 
 def group_singly(count: int) -> Groups:

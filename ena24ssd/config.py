@@ -224,6 +224,11 @@ class EvaluationConfig(Section):
         description="Draws of whole bursts from which 'evaluate' says how far its figures may be off: 100 at least, or "
         "0 for none.",
     )
+    drawn: Literal["bursts", "cameras"] = Field(
+        "bursts",
+        description="What is drawn for that. bursts: how far figures may be off for more pictures of these cameras. "
+        "cameras, where the json names them: for other cameras, which is more, and takes many of them to say.",
+    )
     protocol: Literal["honest", "post"] = Field(
         "honest",
         description="post: besides the honest figures, what the post would have published of the same weights "

@@ -91,7 +91,7 @@ def compare_models(
     ]
     images = [image for image in judged[0].images if image.id in readable]
     first, choices = subjects[0], subjects[0].config.evaluation
-    groups = group_pictures(first.dataset, images, first.config.data.cache, quiet=quiet)
+    groups = group_pictures(first.dataset, images, first.config, quiet=quiet)
     verdicts = find_verdicts(contenders, groups, choices.resamples, first.config.seed)
     left_out = len(set().union(*ids)) - len(readable)
     return Contest(tuple(names.values()), side, len(readable), left_out, floor, groups, verdicts)

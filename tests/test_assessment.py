@@ -198,12 +198,17 @@ def test_the_curves_are_on_tensorboard_once_however_often_it_is_asked(run):
 
 
 def test_pictures_without_names_are_grouped_by_what_they_show(scenes):
-    dataset = read(scenes / "scenes.json")
+    dataset, config = read(scenes / "scenes.json"), small_config(scenes)
     images = [replace_names(image) for image in dataset.images[:12]]
-    assert group_pictures(dataset, images, quiet=True).kind == "near-duplicates"
+    assert group_pictures(dataset, images, config, quiet=True).kind == "near-duplicates"
     absent = replace(dataset, root=dataset.root / "attic")
-    assert group_pictures(absent, images, quiet=True).kind == "pictures"
-    assert group_pictures(dataset, dataset.images, quiet=True).kind == "sequences"
+    assert group_pictures(absent, images, config, quiet=True).kind == "pictures"
+    assert group_pictures(dataset, dataset.images, config, quiet=True).kind == "sequences"
+    cameras = small_config(scenes, "evaluation.drawn=cameras")
+    groups = group_pictures(dataset, dataset.images, cameras, quiet=True)
+    assert (groups.kind, groups.count) == ("cameras", 6)
+    with pytest.raises(RunError, match="cameras cannot be drawn"):
+        group_pictures(dataset, images, cameras, quiet=True)
 
 
 def replace_names(image):
