@@ -24,12 +24,13 @@ from ena24ssd.config import AugmentConfig, RunConfig, change_config
 from ena24ssd.data import count_batches, shuffle_batches
 from ena24ssd.evaluation import anchor_figures, lay_out, save_sheet
 from ena24ssd.files import replace_file
+from ena24ssd.judged import Judged, Subject
 from ena24ssd.logbook import log_evaluation
 from ena24ssd.matching import match
 from ena24ssd.protocol import ProtocolRow, protocol_rows
 from ena24ssd.runs import CheckpointName, RunError
 from ena24ssd.scores import Scores, plain, score
-from ena24ssd.subjects import Judged, Subject, TrainedRun, open_subject
+from ena24ssd.subjects import TrainedRun, open_subject
 
 NO_CHANGE = AugmentConfig(flip=False, crop=0, expand=0, light=0, colour=0, infrared=0)
 UNWEIGHTED = dict.fromkeys(

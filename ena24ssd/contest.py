@@ -16,10 +16,11 @@ from ena24ssd.assessment import group_pictures, side_of
 from ena24ssd.bootstrap import Groups
 from ena24ssd.cases import Cases, Found
 from ena24ssd.comparison import tell_apart
+from ena24ssd.judged import Subject
 from ena24ssd.runs import CheckpointName, RunError
 from ena24ssd.scores import plain
 from ena24ssd.significance import Contender, Verdict, conclude, find_verdicts
-from ena24ssd.subjects import Subject, TrainedRun, open_subject
+from ena24ssd.subjects import TrainedRun, open_subject
 
 
 @dataclass(frozen=True)
