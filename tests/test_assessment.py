@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trained import small_config
 
 from ena24ssd import cli
