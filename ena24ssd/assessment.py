@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image as Pillow
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from ena24ssd.logbook import log_evaluation
 from ena24ssd.matching import match
 from ena24ssd.protocol import ProtocolRow, protocol_rows
 from ena24ssd.runs import CheckpointName, RunError
+from ena24ssd.sampling import spread_evenly
 from ena24ssd.scores import Scores, plain, score
 from ena24ssd.subjects import TrainedRun, open_subject
 
@@ -268,7 +268,6 @@ def _follow_post(subject: TrainedRun, judged: Judged, honest: dict[str, float]) 
 
 def _draw_some(dataset: CameraTrapDataset, judged: Judged, threshold: float) -> Pillow.Image:
     """Some of the pictures, evenly spread."""
-    count = len(judged.images)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)).tolist()
+    chosen = spread_evenly(len(judged.images), SHOWN).tolist()
     found = [judged.cases.detections(place, threshold) for place in chosen]
     return lay_out(dataset, [judged.images[place] for place in chosen], found)

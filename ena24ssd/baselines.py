@@ -24,7 +24,7 @@ def constant_detector(cases: Cases, learnt: Sequence[Image]) -> Cases:
     """
     label, share = _animals(cases, learnt)
     if not len(label):
-        return _nothing_found(cases)
+        return nothing_found(cases)
     boxes_of = np.bincount(label)
     commonest = int(np.argmax(boxes_of))
     usual = share[label == commonest].mean(axis=0)  # (4,)
@@ -47,7 +47,7 @@ def random_detector(cases: Cases, learnt: Sequence[Image], seed: int = 0) -> Cas
     """
     label, share = _animals(cases, learnt)
     if not len(label):
-        return _nothing_found(cases)
+        return nothing_found(cases)
     random = np.random.default_rng(seed)
     found = cases.found
     model = random.integers(len(label), size=len(found.score))  # the animal each detection is made after
@@ -66,5 +66,6 @@ def _animals(cases: Cases, learnt: Sequence[Image]) -> tuple[np.ndarray, np.ndar
     return animals[:, 0].astype(np.int64), animals[:, 1:]
 
 
-def _nothing_found(cases: Cases) -> Cases:
-    return cases.with_found(Found(*(column[:0] for column in cases.found)))
+def nothing_found(cases: Cases) -> Cases:
+    """The cases as found by one who calls everything background."""
+    return cases.keep_found(np.zeros(len(cases.found.score), dtype=bool))

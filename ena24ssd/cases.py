@@ -88,6 +88,10 @@ class Cases:
             if score >= threshold
         )
 
+    def keep_found(self, chosen: np.ndarray) -> Cases:
+        """The same pictures and truth with some of the detections: ``chosen`` (D,) bool."""
+        return replace(self, found=Found(*(column[chosen] for column in self.found)))
+
     def with_found(self, found: Found) -> Cases:
         """The same pictures and truth with other detections, put in order."""
         order = np.lexsort((-found.score, found.picture))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ena24ssd.assessment import group_pictures, side_of
 from ena24ssd.bootstrap import Groups
-from ena24ssd.cases import Cases, Found
+from ena24ssd.cases import Cases
 from ena24ssd.comparison import tell_apart
 from ena24ssd.judged import Subject
 from ena24ssd.runs import CheckpointName, RunError
@@ -151,5 +151,5 @@ def _on(cases: Cases, ids: set[str], class_names: tuple[str, ...], floor: float)
     cases = cases.take(np.array([key in ids for key in cases.ids], dtype=bool))
     label = np.array([class_names.index(name) for name in cases.class_names], dtype=np.int64)
     truth, found = (rows._replace(label=label[rows.label]) for rows in (cases.truth, cases.found))
-    found = Found(*(column[found.score >= floor] for column in found))
-    return replace(cases, class_names=class_names, truth=truth, found=found)
+    cases = replace(cases, class_names=class_names, truth=truth, found=found)
+    return cases.keep_found(found.score >= floor)

@@ -26,13 +26,13 @@ from ena24ssd.files import replace_file
 from ena24ssd.mistakes import KINDS
 from ena24ssd.pages import is_known, render_page, write_plots
 from ena24ssd.protocol import PUBLISHED, TITLES, ProtocolRow
+from ena24ssd.tables import ENOUGH_GROUPS
 
 if TYPE_CHECKING:
     from ena24ssd.scores import Scores, SpeciesScores
 
 FEW = 20  # boxes, below which a figure of a species says little
 FEW_GROUPS = 30  # below which a range is itself a guess
-ENOUGH_GROUPS = 200  # below which ranges of means over species are optimistic: `ena24ssd.bootstrap.interval`
 MOST_NAMED = 4  # species named in a caption
 GAP = 6  # pixels between truth and detections
 

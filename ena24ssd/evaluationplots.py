@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from ena24ssd.charts import LIGHT, MOST_ROWS, ROW, WIDTH, Theme, panels, percent, shorten, to_png
 from ena24ssd.draw import text_colour
 from ena24ssd.pages import two_digits
+from ena24ssd.sampling import spread_evenly
 
 if TYPE_CHECKING:
     from ena24ssd.ranking import Curve
@@ -326,7 +327,7 @@ def _by_threshold(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _thin(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two columns of the same length with `POINTS` rows at most, the first and the last among them."""
-    rows = np.unique(np.linspace(0, len(first) - 1, min(len(first), POINTS)).round().astype(int))
+    rows = spread_evenly(len(first), POINTS)
     return first[rows], second[rows]
 
 

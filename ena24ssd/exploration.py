@@ -20,6 +20,7 @@ from ena24ssd.anchors import Anchors, best_iou, count_cells, ideal_iou, suggest
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.config import RunConfig
 from ena24ssd.pictures import THUMBNAIL, PictureError, is_grey, read_picture, view_of
+from ena24ssd.sampling import spread_evenly
 from ena24ssd.sources import Source, read_source, read_source_or_json
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of every `Spread`
@@ -300,11 +301,6 @@ def heat_map(frame: np.ndarray, grid: tuple[int, int] = GRID) -> np.ndarray:
         along = np.minimum(right * columns - np.arange(columns), 1) - np.clip(left * columns - np.arange(columns), 0, 1)
         heat += down.T @ np.clip(along, 0, 1)
     return heat / max(len(frame), 1)
-
-
-def spread_evenly(count: int, sample: int) -> np.ndarray:
-    """The places of at most ``sample`` of ``count`` things, evenly spread, first and last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, sample)).round().astype(int))
 
 
 def measure_light(dataset: CameraTrapDataset, sample: int, progress: Progress | None = None) -> Light:

@@ -19,8 +19,9 @@ from PIL import Image as Pillow
 from ena24ssd.anchors import Anchors
 from ena24ssd.charts import LIGHT, LONG_TAIL, MOST_ROWS, ROW, Theme, panels, percent, shorten, to_png
 from ena24ssd.draw import contact_sheet, draw_boxes
-from ena24ssd.exploration import AREA_EDGES, Exploration, Species, spread_evenly
+from ena24ssd.exploration import AREA_EDGES, Exploration, Species
 from ena24ssd.pictures import PictureError, read_picture
+from ena24ssd.sampling import spread_evenly
 
 MOST_BARS = 20  # boxes a picture; pictures with more go into the last bar
 SCATTERED = 4_000  # boxes drawn as dots

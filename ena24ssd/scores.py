@@ -15,19 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ena24ssd.baselines import constant_detector, random_detector
+from ena24ssd.baselines import constant_detector, nothing_found, random_detector
 from ena24ssd.bootstrap import Groups, Measure, interval, resample
 from ena24ssd.calibration import Calibration, Reliability, judged_scores, reliability
 from ena24ssd.cameratraps import Image
-from ena24ssd.cases import Cases, Found
+from ena24ssd.cases import Cases
 from ena24ssd.cocoeval import CocoFigures, SizeFigures, evaluate_coco
 from ena24ssd.matching import Matches, match
 from ena24ssd.mistakes import Mistakes, analyse, confuse
 from ena24ssd.ranking import Curve, pooled_curve, species_curves
 from ena24ssd.review import Review, apply, review_curve
+from ena24ssd.sampling import spread_evenly
 from ena24ssd.tally import figures as tally_figures
 from ena24ssd.tally import species_figures, tally
-from ena24ssd.weighing import weigh, weigh_all
+from ena24ssd.weighing import take_single, weigh, weigh_all
 
 Figures = dict[str, float]
 LIKELY = 0.95  # of the intervals
@@ -85,7 +86,7 @@ class Scores:
     confusion: np.ndarray  # (C + 1, C + 1) int64: truth by found; last row invented, last column missed
     mistakes: Mistakes
     reliability: Reliability
-    calibrated: Reliability | None  # after the temperature of `calibration`
+    calibrated: Reliability | None  # recalibrated by `calibration`
     calibration: Calibration | None
     review: Review
 
@@ -169,10 +170,12 @@ def score(
         reviewed = apply(cases, watched, weights)
         return weighed(weights) | dict(zip(("review/recall", "review/skipped"), reviewed))
 
-    values = measure(np.ones((1, len(cases))))
-    whole = {name: float(value[0]) for name, value in values.items() if value.ndim == 1}
     before, after = _reliabilities(cases, matches, calibration)
-    figures = whole | _coco_figures(coco) | {"review/threshold": watched, "calibration/ece": before.ece}
+    figures = (
+        take_single(measure(np.ones((1, len(cases)))))
+        | _coco_figures(coco)
+        | {"review/threshold": watched, "calibration/ece": before.ece}
+    )
     if calibration is not None:
         figures |= {"calibration/temperature": calibration.temperature, "calibration/shift": calibration.shift}
         figures |= {"calibration/ece_calibrated": after.ece}
@@ -212,8 +215,7 @@ def quick_figures(cases: Cases, threshold: float) -> Figures:
     """
     values = weigh(cases, match(cases), threshold)(np.ones((1, len(cases))))
     by_species = zip(cases.class_names, values["species/ap50"][0].tolist())
-    figures = {name: float(value[0]) for name, value in values.items() if value.ndim == 1}
-    return figures | {f"ap50/{name}": value for name, value in by_species if not math.isnan(value)}
+    return take_single(values) | {f"ap50/{name}": value for name, value in by_species if not math.isnan(value)}
 
 
 def closing_figures(cases: Cases, threshold: float) -> Figures:
@@ -250,12 +252,10 @@ def _tuned(cases: Cases, matches: Matches, calibration: Calibration | None) -> F
 
 def _by_light(measure: Measure, night: np.ndarray) -> dict[str, Figures]:
     """The figures of the pictures by day and by night, and how many these are."""
-    by_light = {}
-    for light, chosen in _lights(night).items():
-        values = measure(chosen[None].astype(np.float64))
-        figures = {name: float(value[0]) for name, value in values.items() if value.ndim == 1}
-        by_light[light] = {"pictures": float(chosen.sum())} | figures
-    return by_light
+    return {
+        light: {"pictures": float(chosen.sum())} | take_single(measure(chosen[None].astype(np.float64)))
+        for light, chosen in _lights(night).items()
+    }
 
 
 def _light_ranges(
@@ -292,8 +292,8 @@ def _ranges(measure: Measure, groups: Groups, resamples: int, seed: int) -> dict
 
 def _baselines(cases: Cases, learnt: Sequence[Image], threshold: float, seed: int) -> dict[str, Figures]:
     """What scores without looking. The constant detector shows all it has; the random one as much as the model."""
-    nothing = cases.with_found(Found(*(column[:0] for column in cases.found)))
-    constant, guesses = constant_detector(cases, learnt), random_detector(cases, learnt, seed)
+    nothing, constant = nothing_found(cases), constant_detector(cases, learnt)
+    guesses = random_detector(cases, learnt, seed)
     return {
         "all background": weigh_all(nothing, match(nothing), threshold),
         "most frequent species": weigh_all(constant, match(constant), 0.0),
@@ -340,8 +340,7 @@ def _species(
 
 def _thin(**columns: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of a curve at `POINTS` of its points, evenly spread: a file need not hold every detection."""
-    count = min(map(len, columns.values()))
-    chosen = np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+    chosen = spread_evenly(min(map(len, columns.values())), POINTS)
     return {name: column[chosen] for name, column in columns.items()}
 
 

@@ -64,7 +64,7 @@ SECTIONS = {
 ALL_BACKGROUND = "anchor/accuracy_all_background"
 LONGEST_NAME = 40  # letters
 FLOOR = 0.05  # a results file without lower scores lacks much of what mAP asks about
-ENOUGH_GROUPS = 200  # see `ena24ssd.bootstrap.interval`
+ENOUGH_GROUPS = 200  # from which ranges of means over species are not optimistic: `ena24ssd.bootstrap.interval`
 MISTAKES = {  # by the names of `ena24ssd.mistakes.KINDS`
     "species": "right place, wrong species",
     "box": "right species, poor box (IoU .1 to .5)",

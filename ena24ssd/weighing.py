@@ -5,6 +5,8 @@ Weights on pictures are all that it takes to ask about the pictures by night alo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ena24ssd.bootstrap import Measure
@@ -39,7 +41,11 @@ def weigh(cases: Cases, matches: Matches, threshold: float) -> Measure:
 
 def weigh_all(cases: Cases, matches: Matches, threshold: float) -> dict[str, float]:
     """The figures of all pictures, each once, without those of single species."""
-    values = weigh(cases, matches, threshold)(np.ones((1, len(cases))))
+    return take_single(weigh(cases, matches, threshold)(np.ones((1, len(cases)))))
+
+
+def take_single(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The figures of the first weights, without those of single species."""
     return {name: float(value[0]) for name, value in values.items() if value.ndim == 1}
 
 
