@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import mxnet
 import numpy as np
-from gluoncv.data.transforms import bbox as tbbox
-from gluoncv.data.transforms import experimental
-from gluoncv.data.transforms import image as timage
 from machine import machine
 from prettytable import PrettyTable
 
@@ -30,6 +29,11 @@ from ena24ssd.cameratraps import read
 from ena24ssd.config import AugmentConfig, read_config
 from ena24ssd.pictures import read_square, view_of
 from ena24ssd.synthetic import write_dataset
+
+with patch.dict(sys.modules, {"torch": None}):  # GluonCV does not load beside a PyTorch of version 2
+    from gluoncv.data.transforms import bbox as tbbox
+    from gluoncv.data.transforms import experimental
+    from gluoncv.data.transforms import image as timage
 
 PRESET = Path(__file__).resolve().parents[1] / "configs" / "ena24.yaml"
 FILL = [255 * mean for mean in (0.485, 0.456, 0.406)]

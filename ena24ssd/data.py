@@ -1,8 +1,9 @@
 """How do files become batches?
 
 Every picture stands ready as a square of uint8 pixels (`ena24ssd.cache`). Every epoch, a few threads slice batches from
-them and augment those, a little ahead of the device. Nothing here touches a framework or a device, so there is nothing
-to fork and nothing that a worker could leak.
+them and augment those, a little ahead of the device. Where the engine holds the squares on its device, batches only say
+which, and what is to be changed (`Held`). Nothing here touches a framework or a device, so there is nothing to fork and
+nothing that a worker could leak.
 """
 
 from __future__ import annotations
@@ -20,14 +21,26 @@ from ena24ssd.balance import repeated_positions
 from ena24ssd.boxes import truth_rows
 from ena24ssd.cache import Cache
 from ena24ssd.cameratraps import CameraTrapDataset, Image, Problem
+from ena24ssd.changes import Changes, draw_changes
 from ena24ssd.config import AugmentConfig
 from ena24ssd.pictures import view_of
+
+
+@dataclass(frozen=True)
+class Held:
+    """A batch's pictures, for an engine that holds all squares: which they are, and what is yet to be done to them."""
+
+    rows: np.ndarray  # (B,) int64, of the squares
+    changes: Changes | None = None  # None: they are shown as they are
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class Batch(NamedTuple):
     """What a network learns from in one step."""
 
-    images: np.ndarray  # (B, S, S, 3) uint8, RGB
+    images: np.ndarray | Held  # (B, S, S, 3) uint8, RGB
     truth: np.ndarray  # (B, M, 5) float32, [label, left, top, right, bottom] in unit corners; rows of -1 at the end
     ids: tuple[str, ...]  # B image ids, for messages
 
@@ -44,10 +57,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, chosen: np.ndarray) -> Batch:
-        """The batch of the examples at positions ``chosen``."""
-        ids = tuple(self.images[i].id for i in chosen)
-        return Batch(np.ascontiguousarray(self.pixels[self.rows[chosen]]), self.truth[chosen], ids)
+    def take(self, chosen: np.ndarray, held: bool = False) -> Batch:
+        """The batch of the examples at positions ``chosen``; without pixels where ``pixels`` are ``held``."""
+        rows = self.rows[chosen]
+        images = Held(rows) if held else np.ascontiguousarray(self.pixels[rows])
+        return Batch(images, self.truth[chosen], tuple(self.images[i].id for i in chosen))
 
 
 def read_examples(
@@ -80,13 +94,16 @@ def count_batches(pictures: int, batch_size: int, drop_last: bool) -> int:
     return pictures // batch_size if drop_last else -(-pictures // batch_size)
 
 
-def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
-    """The examples in their order, in batches; the last one may be smaller. For measuring."""
+def iterate_batches(examples: Examples, batch_size: int, *, workers: int = 0, held: bool = False) -> Iterator[Batch]:
+    """The examples in their order, in batches; the last one may be smaller. For measuring.
+
+    Parameters: ``workers`` threads prepare ahead. ``held``: the engine holds the squares, so batches bring `Held`.
+    """
     orders = np.array_split(np.arange(len(examples)), np.arange(batch_size, len(examples), batch_size))
 
     def prepare(step: int) -> Batch:
         with _naming(f"batch {step}", examples, orders[step]):
-            return examples.take(orders[step])
+            return examples.take(orders[step], held)
 
     yield from run_ahead(prepare, range(len(orders)), workers, "batches")
 
@@ -103,6 +120,7 @@ def shuffle_batches(
     factors: np.ndarray | None = None,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
+    held: bool = False,
 ) -> Iterator[Batch]:
     """One epoch of training batches, or the rest of one; they depend on ``seed``, ``epoch`` and step alone.
 
@@ -110,7 +128,8 @@ def shuffle_batches(
     (`ena24ssd.balance.repeat_factors`); None: once. ``start``, the first step to give. ``shard``, rank and number of
     those who train together: each gets its part of every joint batch of ``batch_size``. The parts lie side by side
     and differ by one picture at most; where the joint batch has fewer pictures than there are parts, the last parts
-    are batches of none, so that all take equally many steps.
+    are batches of none, so that all take equally many steps. ``held``: the engine holds the squares, so batches bring
+    `Held`, with the very changes that would else have been done here.
 
     Raises what preparing a batch raised, with the step and the ids of its pictures in front.
     """
@@ -126,11 +145,12 @@ def shuffle_batches(
     def prepare(step: int) -> Batch:
         chosen = np.array_split(orders[step], parts)[rank]
         with _naming(f"epoch {epoch}, step {step}", examples, chosen):
-            batch = examples.take(chosen)
-            if not len(chosen):
-                return batch
+            images, truth, ids = examples.take(chosen, held)
             random = np.random.default_rng((seed, epoch, step + 1, rank))
-            return Batch(*augment(batch.images, batch.truth, random, augmentation), batch.ids)
+            if not held:
+                return Batch(*augment(images, truth, random, augmentation), ids)
+            changes, truth = draw_changes(truth, examples.pixels.shape[1], random, augmentation)
+            return Batch(Held(images.rows, changes), truth, ids)
 
     steps = range(start, count_batches(len(shuffled), batch_size, drop_last))
     yield from run_ahead(prepare, steps, workers, "batches")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ena24ssd.augment import augment
+from ena24ssd.augment import augment, render
 from ena24ssd.balance import epoch_length
 from ena24ssd.boxes import Box, truth_rows
 from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import Image, read
 from ena24ssd.config import AugmentConfig
-from ena24ssd.data import Batch, Examples, count_batches, iterate_batches, read_examples, shuffle_batches
+from ena24ssd.data import Batch, Examples, Held, count_batches, iterate_batches, read_examples, shuffle_batches
 from ena24ssd.pictures import read_square, view_of
 
 SIDE = 40
@@ -153,9 +153,9 @@ def test_starting_later_gives_what_an_uninterrupted_epoch_gives_from_there_on(ch
 
 def test_skipped_batches_are_not_prepared():
     class Counting(Examples):
-        def take(self, chosen):
+        def take(self, chosen, held=False):
             taken.append(len(chosen))
-            return super().take(chosen)
+            return super().take(chosen, held)
 
     plain, taken = some_examples(20), []
     examples = Counting(plain.images, plain.pixels, plain.rows, plain.truth)
@@ -189,6 +189,38 @@ def test_a_part_without_pictures_is_a_batch_of_none(augmentation):
     empty = parts[2][1]
     assert empty.images.shape == (0, 16, 16, 3) and empty.images.dtype == np.uint8
     assert empty.truth.shape == (0, 2, 5) and empty.truth.dtype == np.float32 and empty.ids == ()
+
+
+# -- for an engine that holds the squares ------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    choice=EPOCHS,
+    size=st.integers(1, 14),
+    shard=st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
+    workers=st.integers(0, 2),
+    augmentation=st.sampled_from([NONE, DRAWN, ROUGH]),
+)
+def test_held_pictures_get_the_changes_that_would_else_be_done_to_their_pixels(
+    choice, size, shard, workers, augmentation
+):
+    examples = some_examples(11)
+    found = []
+    for images, truth, ids in shuffle_batches(
+        examples, size, augmentation, shard=shard, workers=workers, held=True, **choice
+    ):
+        assert isinstance(images, Held) and len(images) == len(ids) and images.rows.dtype == np.int64
+        found.append(Batch(render(examples.pixels[images.rows], images.changes), truth, ids))
+    assert content(found) == content(shuffle_batches(examples, size, augmentation, shard=shard, **choice))
+
+
+def test_held_pictures_are_measured_as_they_are():
+    examples = some_examples(10)
+    held, plain = (list(iterate_batches(examples, 4, held=held)) for held in (True, False))
+    assert [len(batch.images) for batch in held] == [len(batch.images) for batch in plain] == [4, 4, 2]
+    assert all(batch.images.changes is None for batch in held)
+    assert content(Batch(examples.pixels[images.rows], *rest) for images, *rest in held) == content(plain)
 
 
 def test_no_two_who_train_together_draw_the_same_augmentation():
@@ -260,7 +292,7 @@ def too_large():
 )
 def test_every_kind_of_exception_can_still_be_caught(fault, kind):
     class Failing(Examples):
-        def take(self, chosen):
+        def take(self, chosen, held=False):
             raise fault
 
     plain = some_examples(4)
