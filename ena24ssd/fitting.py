@@ -28,6 +28,7 @@ from ena24ssd.config import RunConfig, change_config, check_config
 from ena24ssd.data import Batch
 from ena24ssd.engine import Engine, EngineError, load_engine
 from ena24ssd.memory import available_memory, is_shortage, peak_memory
+from ena24ssd.programs import lone_environment
 
 LARGEST = 1024  # pictures an update: more of them would make too few updates
 SHARE = 0.8  # of the memory that is free on a CPU: the rest is for the pictures' cache, and for others
@@ -201,8 +202,7 @@ class Search:
 
 def _ask(task: Mapping[str, Any], patience: float) -> dict[str, Any]:
     """What becomes of a trial within so many seconds; that the process died or hung is a failure, too."""
-    # A worker of several must not join the others a second time.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DMLC_")}
+    environment = lone_environment()  # a worker of several must not join the others a second time
     try:
         done = subprocess.run(
             CHILD, input=json.dumps(task).encode(), capture_output=True, timeout=patience, env=environment

@@ -10,19 +10,25 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata, util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ena24ssd import doctor
-from ena24ssd.config import read_config
+from ena24ssd import cards, probes, room, wheels
+from ena24ssd.config import RunConfig, read_config
 from ena24ssd.doctor import Finding, can_work, examine, finding_table, preflight
+from ena24ssd.wheels import install_command
 
 SOUND = {"mxnet": "1.9.1", "numpy": "1.23.5", "mxboard": "0.1.0", "tensorboard": "2.21.0"}
+BARE = dict.fromkeys(SOUND)
+TORCH = {"mxnet": None, "mxboard": None, "numpy": "2.1.0", "torch": "2.13.0+cpu"}
 CLUSTER = {
     **{"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": "9091"},
     **{"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": "2"},
 }
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses shell scripts and signals")
 
 
@@ -36,16 +42,27 @@ def world(monkeypatch, tmp_path):
     def version(name):
         if name in versions:
             return versions[name]
-        raise doctor.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    def change(packages=None, python=None, system=("Linux", "x86_64", "glibc"), nvidia_smi=None, health=None):
+    def find_spec(name):
+        return SimpleNamespace(origin=str(tmp_path / name / "__init__.py")) if name in versions else None
+
+    def change(
+        packages=None,
+        python=None,
+        system=("Linux", "x86_64", "glibc"),
+        nvidia_smi=None,
+        health=None,
+        torch_cuda=None,
+        engine="gluon",
+    ):
         for name, value in (packages or {}).items():
             if value is None:
                 versions.pop(name, None)
             else:
                 versions[name] = value
         if python is not None:
-            monkeypatch.setattr(doctor.sys, "version_info", (*python, 0, "final", 0))
+            monkeypatch.setattr(sys, "version_info", (*python, 0, "final", 0))
         monkeypatch.setattr(platform, "system", lambda: system[0])
         monkeypatch.setattr(platform, "machine", lambda: system[1])
         monkeypatch.setattr(platform, "libc_ver", lambda: (system[2], "2.36" if system[2] else ""))
@@ -54,17 +71,29 @@ def world(monkeypatch, tmp_path):
             script.write_text(f"#!/bin/sh\n{nvidia_smi}\n")
             script.chmod(0o755)
         if health is not None:
-            monkeypatch.setattr(doctor, "HEALTH", ("-c", health))
+            monkeypatch.setitem(probes.HEALTH, engine, ("-c", health))
+        if "torch" in versions:
+            (tmp_path / "torch").mkdir(exist_ok=True)
+            words = f"__version__ = '{versions['torch']}'\ncuda: Optional[str] = {torch_cuda!r}\nhip = None\n"
+            (tmp_path / "torch" / "version.py").write_text(words)
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
-    monkeypatch.setattr(doctor.util, "find_spec", lambda name: object() if name in versions else None)
-    monkeypatch.setattr(doctor, "PCI", tmp_path / "no devices")
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(util, "find_spec", find_spec)
+    monkeypatch.setattr(cards, "PCI", tmp_path / "no devices")
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
     monkeypatch.chdir(tmp_path)
-    for name in CLUSTER:
+    for name in (*CLUSTER, *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     change(python=(3, 11))
     return change
+
+
+def gluon(*overrides: str) -> RunConfig:
+    return read_config(None, ["engine=gluon", *overrides])
+
+
+def pytorch(*overrides: str) -> RunConfig:
+    return read_config(None, ["engine=pytorch", *overrides])
 
 
 def row(findings, what) -> Finding:
@@ -146,40 +175,155 @@ def row(findings, what) -> Finding:
         ),
     ],
 )
-def test_packages(world, tmp_path, changes, what, state, detail, way_out):
+def test_packages_of_gluon(world, tmp_path, changes, what, state, detail, way_out):
     world(**changes)
-    finding = row(preflight(read_config(), tmp_path / "run"), what)
+    finding = row(preflight(gluon(), tmp_path / "run"), what)
     assert finding.state == state
     assert re.search(detail, finding.detail)
     assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
 
 
 def test_a_sound_machine_has_no_row_that_is_not_ok(world, tmp_path):
-    findings = preflight(read_config(), tmp_path / "run")
+    findings = preflight(gluon(), tmp_path / "run")
     assert [finding for finding in findings if finding.state != "ok"] == []
     assert can_work(findings)
 
 
 def test_what_is_not_sound_has_a_way_out_and_what_is_has_none(world, tmp_path):
-    world(packages=dict.fromkeys(SOUND), python=(3, 13))
-    findings = preflight(read_config(None, ["kvstore=dist_sync"]), tmp_path / "run")
+    world(packages=BARE, python=(3, 13))
+    findings = preflight(gluon("kvstore=dist_sync"), tmp_path / "run")
     assert all(bool(finding.way_out) == (finding.state != "ok") for finding in findings)
     assert not can_work(findings)
 
 
-def test_preflight_is_fast_and_imports_no_framework(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "what", "state", "detail", "way_out"),
+    [
+        pytest.param({}, "torch", "ok", "^2.13.0, CPU build$", "", id="a sound machine"),
+        pytest.param({"python": (3, 13)}, "Python", "ok", "", "", id="Python 3.13"),
+        pytest.param({}, "numpy", "ok", "2.1.0", "", id="NumPy 2"),
+        pytest.param(
+            *(
+                {"packages": TORCH | {"torch": "2.13.0"}, "torch_cuda": "13.0"},
+                "torch",
+                "ok",
+                "^2.13.0, CUDA 13.0 build$",
+            ),
+            *("",),
+            id="a wheel of the package index does not say CUDA in its version, but in its files",
+        ),
+        pytest.param(
+            *({"packages": TORCH | {"torch": "2.13.0+rocm6.4"}}, "torch", "ok", "^2.13.0, rocm6.4 build$", ""),
+            id="a build for other cards",
+        ),
+        pytest.param(
+            *({"packages": TORCH | {"torch": None}}, "torch", "cannot work", "not installed"),
+            'pip install -e ".*pytorch\\]"$',
+            id="the base install trains nothing; no pins, which are MXNet's",
+        ),
+        pytest.param(
+            {"packages": TORCH | {"torch": "2.3.1+cpu"}},
+            "torch",
+            "doubtful",
+            "2.3.1, .*from 2.8 on",
+            "pip",
+            id="too old",
+        ),
+        pytest.param(
+            *({"packages": TORCH | {"tensorboard": None}}, "tensorboard", "cannot work", "curves", "pytorch"),
+            id="no TensorBoard",
+        ),
+        pytest.param({"packages": TORCH | {"numpy": None}}, "numpy", "cannot work", "", "pytorch", id="no NumPy"),
+        pytest.param({"system": ("Windows", "AMD64", "")}, "platform", "ok", "", "", id="Windows"),
+        pytest.param({"system": ("Darwin", "arm64", "")}, "platform", "ok", "", "", id="Apple silicon"),
+        pytest.param(
+            *({"packages": TORCH | {"torch": None}, "system": ("Darwin", "x86_64", "")}, "platform", "cannot work"),
+            *("PyTorch has no wheel", "docker run"),
+            id="a Mac with an Intel processor",
+        ),
+    ],
+)
+def test_packages_of_pytorch(world, tmp_path, changes, what, state, detail, way_out):
+    world(**{"packages": TORCH} | changes)
+    finding = row(preflight(pytorch(), tmp_path / "run"), what)
+    assert finding.state == state
+    assert re.search(detail, finding.detail)
+    assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
+
+
+def test_pytorch_asks_for_nothing_of_mxnets(world, tmp_path):
+    world(packages=TORCH)
+    findings = preflight(pytorch(), tmp_path / "run")
+    assert {finding.state for finding in findings} == {"ok"}
+    assert not {"mxnet", "mxboard", "gluoncv", "d2l"} & {finding.what for finding in findings}
+
+
+def test_a_torch_whose_files_say_nothing_is_left_to_the_trial(world, tmp_path):
+    world(packages=TORCH)
+    (tmp_path / "torch" / "version.py").unlink()
+    finding = row(preflight(pytorch(), tmp_path / "run"), "torch")
+    assert (finding.state, finding.detail) == ("ok", "2.13.0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "faults", "told", "way_out"),
+    [
+        pytest.param({}, [], "ok: not installed; the extra pytorch brings it", "", id="gluon alone"),
+        pytest.param(
+            {"packages": TORCH, "python": (3, 13)},
+            *([], "ok: not installed; MXNet is not made for this Python", ""),
+            id="pytorch alone, in a Python that MXNet has never seen",
+        ),
+        pytest.param({"packages": {"torch": "2.13.0+cpu"}}, [], None, "", id="both"),
+        pytest.param(
+            {"packages": {"torch": "2.13.0+cpu", "numpy": "2.1.0"}},
+            *([], "doubtful: MXNet is installed, but not usable: numpy is 2.1.0; MXNet", r"gluon\].*constraints"),
+            id="a NumPy that MXNet cannot use does not stand in PyTorch's way",
+        ),
+        pytest.param(
+            {"packages": BARE | {"numpy": "2.1.0"}},
+            ["mxnet", "numpy", "mxboard", "tensorboard"],
+            *("ok: not installed; the extra pytorch brings it", r"gluon\]\" -c .*constraints.txt$"),
+            id="neither, in Python 3.11",
+        ),
+        pytest.param(
+            {"packages": BARE | {"numpy": "2.1.0"}, "python": (3, 12)},
+            ["torch", "tensorboard"],
+            *("ok: not installed; MXNet is not made for this Python", r"pytorch\]\"$"),
+            id="neither, in Python 3.12",
+        ),
+        pytest.param(
+            {"packages": {"mxboard": None, "tensorboard": None, "mxnet": None, "torch": "2.13.0+cpu"}},
+            *(["tensorboard"], "ok: not installed; the extra gluon brings it", r"pytorch\]\"$"),
+            id="PyTorch lacks one package only",
+        ),
+    ],
+)
+def test_auto_needs_one_engine(world, tmp_path, changes, faults, told, way_out):
+    world(**changes)
+    findings = preflight(read_config(), tmp_path / "run")
+    assert [finding.what for finding in findings if finding.state == "cannot work"] == faults
+    other = [finding for finding in findings if finding.what.startswith("engine ")]
+    assert (f"{other[0].state}: {other[0].detail}" if other else "").startswith(told or "")
+    assert bool(other) == (told is not None)
+    for finding in findings:
+        assert re.search(way_out, finding.way_out) if finding.state != "ok" else finding.way_out == ""
+
+
+@pytest.mark.parametrize("engine", ["auto", "gluon", "pytorch"])
+def test_preflight_is_fast_and_imports_no_framework(tmp_path, engine):
     code = (
         "import sys, time\n"
         "from ena24ssd.config import read_config\n"
         "from ena24ssd.doctor import preflight\n"
-        "config = read_config(None, ['device=cpu'])\n"
+        f"config = read_config(None, ['device=cpu', 'engine={engine}'])\n"
         f"preflight(config, {str(tmp_path / 'run')!r}, 9000)\n"
         "started = time.perf_counter()\n"
         f"preflight(config, {str(tmp_path / 'run')!r}, 9000)\n"
         "print(time.perf_counter() - started)\n"
         "print({'mxnet', 'mxboard', 'tensorboard', 'gluoncv', 'torch'} & sys.modules.keys())\n"
     )
-    environment = dict(os.environ, PYTHONPATH=str(doctor.CHECKOUT))
+    environment = dict(os.environ, PYTHONPATH=str(wheels.CHECKOUT))
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     seconds, imported = ran.stdout.splitlines()
     assert float(seconds) < 0.2
@@ -199,18 +343,20 @@ def test_preflight_is_fast_and_imports_no_framework(tmp_path):
     ],
 )
 def test_base_packages(world, monkeypatch, asked, state, detail):
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: asked)
-    (finding,) = doctor._base_packages()
-    assert (finding.state, finding.detail) == (state, detail)
+    monkeypatch.setattr(metadata, "requires", lambda name: asked)
+    finding = wheels.judge_base("mend")
+    assert (finding.state, finding.detail, finding.way_out) == (state, detail, "" if state == "ok" else "mend")
 
 
 def test_the_tested_versions_are_those_of_pyproject():
     tomllib = pytest.importorskip("tomllib")
-    extras = tomllib.loads((doctor.CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {re.match(r"[\w-]+", line)[0]: line for line in extras["gluon-parts"]}
-    for name, (tested, _) in doctor.ENGINE_PACKAGES.items():
-        assert re.search(rf"[>=]={re.escape(tested)}\b", asked[name])
-    for name, build in doctor.BUILDS.items():
+    extras = tomllib.loads((wheels.CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for engine, extra in {"gluon": "gluon-parts", "pytorch": "pytorch"}.items():
+        asked = {re.match(r"[\w-]+", line)[0]: line for line in extras[extra]}
+        for name, (tested, _) in wheels.COMPANIONS[engine].items():
+            assert re.search(rf"[>=]={re.escape(tested)}(?![.\d])", asked[name])
+    assert f"torch>={wheels.OLDEST_TORCH}" in extras["pytorch"]
+    for name, build in wheels.BUILDS.items():
         assert name == "mxnet-cu102" or f"{name}==1.9.1" in " ".join(extras[build.extra])
 
 
@@ -262,8 +408,12 @@ CU112 = {"mxnet": None, "mxnet-cu112": "1.9.1"}
             *(CU112, RTX4090, "gpu:0", "doubtful", "8.9.*fused", "export MXNET_USE_FUSION=0"),
             id="a 4090 with cu112 must not fuse",
         ),
-        pytest.param({}, H100, "gpu:0", "doubtful", "9.0.*no MXNet wheel", "device=cpu", id="an H100"),
-        pytest.param(CU112, H100, "gpu:0", "doubtful", "9.0.*no MXNet wheel", "device=cpu", id="an H100 with cu112"),
+        pytest.param(
+            {}, H100, "gpu:0", "doubtful", "9.0.*no MXNet wheel", "^Set engine=pytorch, after: .*pytorch", id="an H100"
+        ),
+        pytest.param(
+            CU112, H100, "gpu:0", "doubtful", "9.0.*no MXNet wheel", "engine=pytorch", id="an H100 with cu112"
+        ),
         pytest.param(
             {"mxnet": None}, T4, "gpu:0", "doubtful", "takes the extra gluon-cu112", "gluon-cu112", id="a T4, no MXNet"
         ),
@@ -293,11 +443,85 @@ CU112 = {"mxnet": None, "mxnet-cu112": "1.9.1"}
         pytest.param({}, "kill -SEGV $$", "GPU", "doubtful", "signal 11", "driver", id="nvidia-smi crashes"),
     ],
 )
-def test_cards(world, monkeypatch, packages, script, what, state, detail, way_out):
+def test_cards_of_gluon(world, monkeypatch, packages, script, what, state, detail, way_out):
     monkeypatch.delenv("MXNET_USE_FUSION", raising=False)
     world(packages=packages, nvidia_smi=script)
-    findings, _ = doctor._cards(read_config())
+    findings, _ = cards.judge_cards(["auto"], "gluon")
     finding = row(findings, what)
+    assert finding.state == state
+    assert re.search(detail, finding.detail)
+    assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
+
+
+CPU = {"torch": "2.13.0+cpu"}
+CUDA = {"torch": "2.13.0"}
+P100 = answer("Tesla P100-PCIE-16GB, 6.0, 580.65.06, 16384")
+V100 = answer("Tesla V100-SXM2-16GB, 7.0, 580.65.06, 16384")
+B200 = answer("NVIDIA B200, 10.0, 580.95.05, 183359")
+H100_NEW = answer("NVIDIA H100 80GB HBM3, 9.0, 580.65.06, 81559")
+GLUON = r"^Set engine=gluon, with Python 3.10 or 3.11 and the extra gluon-cu"
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("packages", "cuda", "script", "state", "detail", "way_out"),
+    [
+        pytest.param(CUDA, "13.0", H100_NEW, "ok", "9.0, driver 580.65.06, 80 GiB$", "", id="an H100"),
+        pytest.param(CUDA, "13.0", B200, "ok", "10.0", "", id="a B200"),
+        pytest.param(
+            *(CPU, None, H100, "doubtful", "no CUDA build"),
+            "pip uninstall -y torch && .* -m pip install torch$",
+            id="an H100 lies idle",
+        ),
+        pytest.param({}, None, H100, "doubtful", "takes a CUDA build", r'install -e ".*pytorch\]"$', id="no PyTorch"),
+        pytest.param(CUDA, "13.0", H100, "doubtful", "CUDA 13.0 needs driver 580", "Update the N", id="an old driver"),
+        pytest.param(CUDA, "12.8", H100, "ok", "driver 550.54", "", id="the driver is old, and so is the CUDA"),
+        pytest.param(
+            CUDA, "12.6", B200, "doubtful", "12.6 ends with 9.0", "install --upgrade torch", id="an old wheel"
+        ),
+        pytest.param(CUDA, "12.6", P100, "ok", "6.0", "", id="an old wheel for an old card"),
+        pytest.param(CUDA, "12.8", V100, "ok", "7.0", "", id="some of PyTorch's wheels for CUDA 12.8 know a V100"),
+        pytest.param(CUDA, "13.0", V100, "doubtful", "13.0 begins with 7.5", GLUON + "112", id="later ones do not"),
+        pytest.param({}, None, K80, "doubtful", "begin with 7.5", GLUON + "101", id="a K80 is MXNet's"),
+        pytest.param(
+            *({}, None, answer("Tesla K40c, 3.5, 470.57, 11441"), "doubtful", "begin with 7.5", "neither MXNet nor"),
+            id="a K40 is nobody's",
+        ),
+        pytest.param(
+            *(CUDA, "14.2", answer("NVIDIA R100, 13.0, 700.1, 300000"), "ok", "13.0", ""),
+            id="what nobody has heard of yet is left to the operation on it",
+        ),
+    ],
+)
+def test_cards_of_pytorch(world, packages, cuda, script, state, detail, way_out):
+    world(packages=packages, torch_cuda=cuda, nvidia_smi=script)
+    (finding,), ways_out = cards.judge_cards(["auto"], "pytorch")
+    assert finding.state == state
+    assert re.search(detail, finding.detail)
+    assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
+    assert ways_out == {"pytorch": finding.way_out or cards.HELPLESS}
+
+
+def test_the_index_has_no_cuda_build_for_windows(world):
+    world(packages=CPU, system=("Windows", "AMD64", ""))
+    assert "Get Started" in cards._doubt_torch(cards.Card("RTX 4090", (8, 9), "580.1", "24 GiB")).way_out
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("packages", "cuda", "script", "state", "detail", "way_out"),
+    [
+        pytest.param(CUDA, "13.0", H100_NEW, "ok", "for engine pytorch$", "", id="PyTorch can, MXNet cannot"),
+        pytest.param(CU101, None, K80, "ok", "for engine gluon$", "", id="MXNet can, PyTorch cannot"),
+        pytest.param(CU112 | CUDA, "12.8", T4, "ok", "for engine gluon and pytorch$", "", id="both can"),
+        pytest.param(CPU, None, H100, "doubtful", "no CUDA build", "-m pip install torch$", id="neither"),
+        pytest.param({}, None, T4, "doubtful", "takes a CUDA build of P", "pytorch", id="PyTorch is the easier way"),
+        pytest.param({}, None, K80, "doubtful", "extra gluon-cu101", "gluon-cu101", id="and no way for an old card"),
+    ],
+)
+def test_a_card_that_one_engine_can_use_is_sound_to_auto(world, packages, cuda, script, state, detail, way_out):
+    world(packages=packages, torch_cuda=cuda, nvidia_smi=script)
+    (finding,), _ = cards.judge_cards(["auto"], "auto")
     assert finding.state == state
     assert re.search(detail, finding.detail)
     assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
@@ -305,26 +529,26 @@ def test_cards(world, monkeypatch, packages, script, what, state, detail, way_ou
 
 @needs_posix
 def test_every_card_has_its_row(world):
-    world(packages=CU112, nvidia_smi="\n".join([T4, H100]))
-    findings, way_out = doctor._cards(read_config())
+    world(packages=CU112 | CUDA, torch_cuda="12.8", nvidia_smi="\n".join([T4, H100]))
+    findings, ways_out = cards.judge_cards(["auto"], "gluon")
     assert [(finding.what, finding.state) for finding in findings] == [("gpu:0", "ok"), ("gpu:1", "doubtful")]
-    assert way_out == doctor.NO_WHEEL
+    assert ways_out == {"gluon": "Set engine=pytorch"}
 
 
 @needs_posix
 def test_a_card_that_is_not_asked_for_is_no_fault(world):
     world(nvidia_smi=H100)
-    for device, state in {"[cpu:0, cpu:1]": "ok", "[cpu:0, gpu:0]": "doubtful"}.items():
-        (finding,), _ = doctor._cards(read_config(None, [f"device={device}"]))
+    for devices, state in {("cpu:0", "cpu:1"): "ok", ("cpu:0", "gpu:0"): "doubtful"}.items():
+        (finding,), _ = cards.judge_cards(devices, "gluon")
         assert finding.state == state
 
 
 @needs_posix
 def test_an_nvidia_smi_that_hangs_is_not_waited_for(world, monkeypatch):
     world(nvidia_smi="exec sleep 60")
-    monkeypatch.setattr(doctor, "PATIENCE", 0.2)
+    monkeypatch.setattr(cards, "PATIENCE", 0.2)
     started = time.monotonic()
-    (finding,), _ = doctor._cards(read_config())
+    (finding,), _ = cards.judge_cards(["auto"], "gluon")
     assert time.monotonic() - started < 4
     assert finding.state == "doubtful"
     assert "no answer in 0.2 s" in finding.detail
@@ -334,9 +558,9 @@ def test_a_card_without_a_driver_is_seen_on_the_bus(world, monkeypatch, tmp_path
     (tmp_path / "pci" / "0000:01:00.0").mkdir(parents=True)
     (tmp_path / "pci" / "0000:01:00.0" / "vendor").write_text("0x10de\n")
     (tmp_path / "pci" / "0000:01:00.0" / "class").write_text("0x030000\n")
-    monkeypatch.setattr(doctor, "PCI", tmp_path / "pci")
-    (finding,), _ = doctor._cards(read_config())
-    assert finding == Finding("GPU", "doubtful", "a card, but no driver (no nvidia-smi)", doctor.DRIVER)
+    monkeypatch.setattr(cards, "PCI", tmp_path / "pci")
+    (finding,), _ = cards.judge_cards(["auto"], "gluon")
+    assert finding == Finding("GPU", "doubtful", "a card, but no driver (no nvidia-smi)", cards.DRIVER)
 
 
 # -- the child that tries things ---------------------------------------------------------------------------------------
@@ -421,33 +645,81 @@ def failing(message: str) -> str:
 def test_whatever_becomes_of_the_child_is_a_finding(world, health, faults):
     world(health=health)
     limit = 2.0 if any("no answer" in detail for detail in faults.values()) else 60.0
-    findings = doctor._engine(read_config(), "another wheel", limit)
+    findings = probes.probe_engine("gluon", ["auto"], "another wheel", limit)
     assert {finding.what for finding in findings if finding.state == "cannot work"} == set(faults)
     for what, detail in faults.items():
         assert re.search(detail, row(findings, what).detail)
-        assert row(findings, what).way_out == ("another wheel" if what == "gpus" else doctor._install())
+        assert row(findings, what).way_out == ("another wheel" if what == "gpus" else install_command("gluon"))
     if "engine can be imported" not in faults:
         assert [finding.what for finding in findings] == ["engine can be imported", "cpu", "cores", "board", "gpus"]
 
 
 @pytest.mark.parametrize(
-    ("device", "probes"),
+    ("devices", "tried"),
     [
-        pytest.param("auto", ["gpus"], id="auto: all of them"),
-        pytest.param("cpu", [], id="cpu: none"),
-        pytest.param("[gpu:0, gpu:1]", ["gpu:0", "gpu:1"], id="those that are named"),
+        pytest.param(["auto"], ["gpus"], id="auto: all of them"),
+        pytest.param(["cpu"], [], id="cpu: none"),
+        pytest.param(["gpu:0", "gpu:1"], ["gpu:0", "gpu:1"], id="those that are named"),
     ],
 )
-def test_the_gpus_that_the_config_wants_are_tried(world, device, probes):
+def test_the_gpus_that_the_config_wants_are_tried(world, devices, tried):
     world(health=child())
-    findings = doctor._engine(read_config(None, [f"device={device}"]), "", 20.0)
-    assert [finding.what for finding in findings] == ["engine can be imported", "cpu", "cores", "board", *probes]
+    findings = probes.probe_engine("gluon", devices, "", 20.0)
+    assert [finding.what for finding in findings] == ["engine can be imported", "cpu", "cores", "board", *tried]
 
 
-def test_the_child_is_no_server_of_a_cluster(world, monkeypatch):
-    monkeypatch.setenv("DMLC_ROLE", "server")
-    world(health=child("'DMLC_ROLE' in os.environ and os._exit(5)"))
-    assert can_work(doctor._engine(read_config(), "", 20.0))
+@pytest.mark.parametrize("name", [*CLUSTER, *TORCHRUN, "TORCHELASTIC_RUN_ID"])
+def test_the_child_is_none_of_several_workers(world, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    world(health=child(f"{name!r} in os.environ and os._exit(5)"))
+    assert can_work(probes.probe_engine("gluon", ["cpu"], "", 20.0))
+
+
+SAYS_WHY = failing("ena24ssd.engine.EngineError: no such GPU here")
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("of_gluon", "of_pytorch", "faults", "ways_out"),
+    [
+        pytest.param(child(), child(), {}, {}, id="both work"),
+        pytest.param(
+            *(SAYS_WHY, child(), {"gluon: can be imported": "doubtful"}),
+            {"gluon: can be imported": "^Set engine=pytorch$"},
+            id="the one that auto prefers does not, the other does",
+        ),
+        pytest.param(
+            *(child(), child("probe == 'board' and os._exit(5)"), {"pytorch: board": "doubtful"}),
+            {"pytorch: board": r"pytorch\]"},
+            id="the other does not",
+        ),
+        pytest.param(
+            child("probe == 'cpu' and os._exit(5)"),
+            child("probe == 'cpu' and os._exit(5)"),
+            {"gluon: cpu": "cannot work", "pytorch: cpu": "cannot work"},
+            {"gluon: cpu": r"gluon\]", "pytorch: cpu": r"pytorch\]"},
+            id="neither does",
+        ),
+    ],
+)
+def test_auto_tries_both_engines(world, of_gluon, of_pytorch, faults, ways_out):
+    world(packages={"torch": "2.13.0+cpu", "tensorboard": "2.21.0"}, health=of_gluon)
+    world(health=of_pytorch, engine="pytorch")
+    findings = [f for f in examine(read_config(None, ["device=cpu"]), limit=20) if ": " in f.what]
+    if not faults:
+        tried = ("can be imported", "cpu", "cores", "board")
+        assert [f.what for f in findings] == [f"{engine}: {what}" for engine in ("gluon", "pytorch") for what in tried]
+    assert {f.what: f.state for f in findings if f.state != "ok"} == faults
+    for what, way_out in ways_out.items():
+        assert re.search(way_out, row(findings, what).way_out)
+
+
+def test_auto_tries_only_what_is_installed(world):
+    world(packages=TORCH, health=failing("was started"))
+    world(health=child(), engine="pytorch")
+    findings = examine(read_config(None, ["device=cpu"]), limit=20)
+    assert row(findings, "engine can be imported").state == "ok"
+    assert not any(finding.what.startswith(("gluon: ", "pytorch: ")) for finding in findings)
 
 
 @needs_posix
@@ -463,10 +735,27 @@ def test_the_child_is_no_server_of_a_cluster(world, monkeypatch):
     ],
 )
 def test_a_missing_library_names_what_brings_it(world, monkeypatch, packages, library, way_out):
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
     world(packages=packages, health=failing(LIBRARY.format(library)))
-    (finding,) = doctor._engine(read_config(), "", 20.0)
+    (finding,) = probes.probe_engine("gluon", ["auto"], "", 20.0)
     assert (finding.state, finding.detail) == ("cannot work", f"{library} is missing")
+    assert re.search(way_out, finding.way_out)
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("library", "way_out"),
+    [
+        pytest.param("libgomp.so.1", "apt-get install libgomp1", id="a system's library"),
+        pytest.param("libcudart.so.13", r'install -e ".*pytorch\]"$', id="one that comes as a package"),
+    ],
+)
+def test_a_library_that_pytorch_misses(world, monkeypatch, library, way_out):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
+    message = f"ena24ssd.engine.EngineError: PyTorch does not load: {library}: cannot open shared object file"
+    world(packages=TORCH, health=failing(message), engine="pytorch")
+    (finding,) = probes.probe_engine("pytorch", ["auto"], "", 20.0)
+    assert finding.detail == f"{library} is missing"
     assert re.search(way_out, finding.way_out)
 
 
@@ -562,7 +851,7 @@ def test_looking_leaves_nothing_behind(world, tmp_path):
     ],
 )
 def test_memory(world, monkeypatch, tmp_path, available, overrides, state, way_out):
-    monkeypatch.setattr(doctor, "available_memory", lambda: available)
+    monkeypatch.setattr(room, "available_memory", lambda: available)
     finding = row(preflight(read_config(None, overrides), tmp_path), "memory")
     assert finding.state == state
     assert way_out in finding.way_out
@@ -579,13 +868,82 @@ def test_memory(world, monkeypatch, tmp_path, available, overrides, state, way_o
 def test_several_machines(world, monkeypatch, tmp_path, variables, state, detail):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    finding = row(preflight(read_config(None, ["kvstore=dist_sync"]), tmp_path), "several machines")
+    finding = row(preflight(gluon("kvstore=dist_sync"), tmp_path), "several machines")
     assert finding.state == state
     assert detail in finding.detail
 
 
+@pytest.mark.parametrize(
+    ("packages", "overrides", "variables", "what", "state", "detail", "way_out"),
+    [
+        pytest.param(
+            *({}, ["engine=pytorch", "kvstore=dist_sync"], CLUSTER, "several machines", "cannot work"),
+            *("MXNet's", "kvstore=null, .* 'torchrun --nproc-per-node"),
+            id="PyTorch knows no parameter server",
+        ),
+        pytest.param(
+            *(
+                {},
+                ["engine=gluon"],
+                TORCHRUN,
+                "workers of torchrun",
+                "cannot work",
+                "every worker would train by itself",
+            ),
+            "engine=pytorch, or kvstore=dist_sync .* -m ena24ssd.cluster",
+            id="MXNet knows no torchrun",
+        ),
+        pytest.param(
+            *(
+                {"torch": "2.13.0"},
+                [],
+                TORCHRUN,
+                "workers of torchrun",
+                "cannot work",
+                "by itself",
+                "^Set engine=pytorch$",
+            ),
+            id="auto would be MXNet, which knows no torchrun",
+        ),
+        pytest.param(
+            *(
+                TORCH,
+                ["engine=auto"],
+                TORCHRUN,
+                "workers of torchrun",
+                "ok",
+                "rank 1 of 2; they meet at 127.0.0.1:29500",
+            ),
+            *("",),
+            id="auto, where there is PyTorch only",
+        ),
+        pytest.param(
+            *(TORCH, ["engine=pytorch"], {"WORLD_SIZE": "2", "RANK": "0"}, "workers of torchrun", "cannot work"),
+            *("not set: MASTER_ADDR, MASTER_PORT", "torchrun"),
+            id="half of what torchrun says",
+        ),
+    ],
+)
+def test_engines_keep_company_each_in_its_way(
+    world, monkeypatch, tmp_path, packages, overrides, variables, what, state, detail, way_out
+):
+    world(packages=packages)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    finding = row(preflight(read_config(None, overrides), tmp_path), what)
+    assert finding.state == state
+    assert detail in finding.detail
+    assert re.search(way_out, finding.way_out) if way_out else finding.way_out == ""
+
+
+@pytest.mark.parametrize("size", ["", "1"])
+def test_a_worker_of_torchruns_that_is_alone_is_no_matter(world, monkeypatch, tmp_path, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert not any("torchrun" in finding.what for finding in preflight(gluon(), tmp_path))
+
+
 def test_data_that_cannot_be_read(world):
-    world(packages=dict.fromkeys(SOUND))
+    world(packages=BARE)
     finding = row(examine(read_config(None, ["data.path=no/such/place", "device=cpu"])), "data")
     assert (finding.state, finding.way_out) == ("cannot work", "ena24ssd check no/such/place")
 
@@ -596,7 +954,7 @@ def test_the_datas_pictures_are_counted(world, tmp_path, free):
     (tmp_path / "some.json").write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
     for image in images[:2]:
         (tmp_path / image["file_name"]).write_bytes(b"never opened")
-    world(packages=dict.fromkeys(SOUND))
+    world(packages=BARE)
     free(10**9)
     findings = examine(read_config(None, [f"data.path={tmp_path}", "data.image_side=2048", "device=cpu"]))
     assert row(findings, "data") == Finding("data", "ok", "2 pictures of 1 species")
@@ -626,147 +984,3 @@ def test_a_finding_can_be_written_as_json():
     assert json.loads(json.dumps([Finding("a", "ok", "b")._asdict()])) == [
         {"what": "a", "state": "ok", "detail": "b", "way_out": ""}
     ]
-
-
-# -- what the child tries ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def health():
-    pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
-    from ena24ssd.gluon import health
-
-    return health
-
-
-def ask(health, capsys, *probes) -> list[Finding]:
-    """The findings of `health.main`, which must have gone to its end."""
-    health.main([str(time.time()), *probes])
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[-1] == {"probe": "", "what": ""}
-    return [Finding(**row) for row in rows if "state" in row]
-
-
-@pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        pytest.param({}, None, id="no control group"),
-        pytest.param({"cpu.max": "max 100000"}, None, id="version 2, no limit"),
-        pytest.param({"cpu.max": "250000 100000"}, 2.5, id="version 2"),
-        pytest.param({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="version 1, no limit"),
-        pytest.param({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5, id="version 1"),
-    ],
-)
-def test_the_share_of_cores_that_a_container_gets(health, monkeypatch, tmp_path, files, quota):
-    monkeypatch.setattr(health, "CGROUP", tmp_path)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{content}\n")
-    assert health._quota() == quota
-
-
-@pytest.mark.parametrize(
-    ("threads", "wanted", "quota", "busy", "state", "way_out"),
-    [
-        pytest.param("8", 8, None, 7.5, "ok", "", id="all are busy"),
-        pytest.param("1", 8, None, 1.0, "doubtful", "unset OMP_NUM_THREADS", id="the user allows one"),
-        pytest.param("64", 64, 2.0, 2.0, "doubtful", "export OMP_NUM_THREADS=2", id="64 threads in a 2-core container"),
-        pytest.param("2", 64, 2.0, 1.9, "ok", "", id="as many as the container may use"),
-        pytest.param("1", 64, 0.5, 0.5, "ok", "", id="half a core is one thread"),
-        pytest.param("8", 8, None, 1.5, "doubtful", "See with 'top' what else", id="somebody else uses them"),
-        pytest.param("8,2", 8, None, 8.0, "ok", "", id="nested: the outer number counts"),
-        pytest.param("", 8, None, 8.0, "ok", "", id="a system that does not say"),
-    ],
-)
-def test_cores(health, capsys, monkeypatch, threads, wanted, quota, busy, state, way_out):
-    monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    monkeypatch.setattr(health, "use_all_cores", lambda: os.environ.setdefault("OMP_NUM_THREADS", str(wanted)))
-    monkeypatch.setattr(health, "_quota", lambda: quota)
-    monkeypatch.setattr(health, "_busy_cores", lambda: busy)
-    finding = ask(health, capsys, "cores")[-1]
-    assert (finding.state, finding.way_out[: len(way_out) or None]) == (state, way_out)
-    assert os.environ["OMP_NUM_THREADS"] == threads
-
-
-@pytest.fixture
-def two_gpus(health, monkeypatch):
-    """MXNet as if it saw two GPUs, which are the CPU."""
-    monkeypatch.setattr(health.mxnet.runtime.Features, "is_enabled", lambda self, name: True)
-    monkeypatch.setattr(health.mxnet.context, "num_gpus", lambda: 2)
-    monkeypatch.setattr(health.mxnet, "gpu", health.mxnet.cpu)
-    monkeypatch.setattr(health, "check_gpu", lambda index: None)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-def test_every_gpu_that_mxnet_sees_is_tried(health, capsys, two_gpus):
-    _, driver, *gpus = ask(health, capsys, "gpus")
-    assert driver == Finding("GPUs that MXNet sees", "ok", "2")
-    assert [(gpu.what, gpu.state) for gpu in gpus] == [("gpu:0: a gradient", "ok"), ("gpu:1: a gradient", "ok")]
-
-
-@pytest.mark.parametrize(("probe", "state"), [("gpus", "doubtful"), ("gpu", "cannot work"), ("gpu:0", "cannot work")])
-def test_a_gpu_that_fails_stops_only_who_asked_for_it(health, capsys, monkeypatch, two_gpus, probe, state):
-    monkeypatch.setattr(health, "check_gpu", lambda index: f"no code for this card, {health.CPU_HINT}")
-    finding = next(finding for finding in ask(health, capsys, probe) if finding.what == "gpu:0: a gradient")
-    assert finding == Finding("gpu:0: a gradient", state, "no code for this card")
-
-
-def test_a_gpu_that_computes_wrongly_is_refused(health, capsys, monkeypatch, two_gpus):
-    monkeypatch.setattr(health, "_gradient", lambda context: (0.01, False))
-    assert all(finding.state == "cannot work" for finding in ask(health, capsys, "gpus", "cpu")[2:])
-
-
-def test_a_first_operation_of_minutes_is_a_compiler(health, capsys, monkeypatch, two_gpus):
-    monkeypatch.setattr(health, "_gradient", lambda context: (health.SLOW + 1, True))
-    finding = ask(health, capsys, "gpu:0")[-1]
-    assert finding.state == "doubtful"
-    assert "compiles it at every start" in finding.detail
-
-
-def test_a_driver_that_does_not_answer_costs_no_other_probe(health, capsys, monkeypatch, two_gpus):
-    def fail():
-        raise health.mxnet.MXNetError("CUDA: no answer")
-
-    monkeypatch.setattr(health.mxnet.context, "num_gpus", fail)
-    monkeypatch.setattr(health, "check_gpu", lambda index: f"the driver does not answer, {health.CPU_HINT}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    _, driver, cpu = ask(health, capsys, "gpus", "cpu")
-    assert driver == Finding(
-        *("GPUs that MXNet sees", "doubtful", "the driver does not answer; CUDA_VISIBLE_DEVICES is '7'"),
-        "unset CUDA_VISIBLE_DEVICES",
-    )
-    assert cpu.state == "ok"
-
-
-def test_a_probe_that_raises_costs_no_other_probe(health, capsys, monkeypatch):
-    def write(*_):
-        raise TypeError("Descriptors cannot be created directly.\nIf this call came from a _pb2.py file")
-
-    monkeypatch.setattr("ena24ssd.gluon.board.MxBoard.__init__", write)
-    _, board, cpu = ask(health, capsys, "board", "cpu")
-    assert board.state == "cannot work"
-    assert board.detail == "TypeError: Descriptors cannot be created directly."
-    assert cpu.state == "ok"
-
-
-def test_events_that_tensorboard_does_not_find_are_a_fault(health, capsys, monkeypatch):
-    monkeypatch.setattr("ena24ssd.gluon.board.MxBoard.scalars", lambda *_: None)
-    finding = ask(health, capsys, "board")[-1]
-    assert (finding.state, finding.detail) == ("cannot work", "it found values [] for 0.5, and no scalars")
-
-
-def test_the_real_machine_with_mxnet(health, tmp_path):
-    """Without a GPU a config that names one is refused, for that reason alone."""
-    has_gpus = health.mxnet.runtime.Features().is_enabled("CUDA")
-    config = read_config(None, [f"device={'cpu' if has_gpus else 'gpu:3'}"])
-    findings = examine(config, tmp_path / "run", limit=120)
-    for what in (
-        "engine can be imported",
-        "CPU: a gradient",
-        "TensorBoard reads mxboard",
-        "tensorboard can be started",
-    ):
-        assert row(findings, what).state == "ok", finding_table(findings)
-    refused = [finding for finding in findings if finding.state == "cannot work"]
-    assert [finding.what for finding in refused] == ([] if has_gpus else ["gpu:3: a gradient"])
-    assert all("CPU build" in finding.detail and "device=cpu" in finding.way_out for finding in refused)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy
 
 from ena24ssd.engine import EngineError
+from ena24ssd.threads import count_threads
 
 INSTALL = "Install with the tested pins, in the checkout: pip install '.[gluon]' -c constraints.txt"
 
@@ -71,15 +72,11 @@ def lend_mxboard_messages() -> None:
 def use_all_cores() -> None:
     """Let MXNet's CPU operators use every core.
 
-    MXNet takes two hardware threads for one core and starts half as many; that is wrong where the machine, or the part
-    of it a container is given, has no such pairs. OMP_NUM_THREADS, where set, stays.
+    Left alone, MXNet takes two hardware threads for one core wherever it runs, and starts half as many.
     """
-    try:
-        paired = Path("/sys/devices/system/cpu/smt/active").read_text().strip() == "1"
-        cores = len(os.sched_getaffinity(0))
-    except (OSError, AttributeError):  # not Linux: leave it to MXNet
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // 2 if paired else cores, 1)))
+    threads = count_threads()
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def _import_mxnet() -> None:
