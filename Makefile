@@ -1,6 +1,7 @@
 # make demo   draw synthetic camera-trap pictures, train on some cameras, judge on others, write a report
 # make test   install what the tests need, and run them all
 # make lint   formatting, lint and import contracts
+# make test-elsewhere   the tests again without MXNet: engine pytorch on NumPy 2, and no engine at all on Python 3.12
 #
 # Each does its own set-up in .venv, from nothing. MXNet needs Python 3.10 or 3.11: name one with PYTHON=... if need be.
 
@@ -10,7 +11,12 @@ PYTHON ?= $(shell for python in python3.11 python3.10 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint pins clean
+# A test works on one core, and as many at a time as there are cores.
+TEST = OMP_NUM_THREADS=1 timeout 3600 $(1)/bin/python -m pytest -n auto --dist worksteal
+PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
+	$$python -c 'import venv, ensurepip' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: demo test test-elsewhere lint pins clean
 
 demo: $(READY)
 	$(BIN)/ena24ssd synth demo/scenes --images 860 --cameras 43 --size 320x240 --burst 1 --close 1 --blanks 0.1 --seed 7
@@ -20,7 +26,11 @@ demo: $(READY)
 	@echo "Look at demo/report/report.html and demo/run/sheet.png, then: $(BIN)/tensorboard --logdir demo/run/board"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(call TEST,.venv)
+
+test-elsewhere: .venv-pytorch/ready .venv-base/ready
+	$(call TEST,.venv-pytorch)
+	$(call TEST,.venv-base)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,15 +41,27 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	sh tools/system-libraries.sh
 	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or 3.11 with venv (Debian: apt-get install python3-venv); MXNet has no other. Name one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,pytorch,dev]'
 	touch $(READY)
 
-# The tested pins, resolved anew (PYTHON=python3.10, so that they fit 3.11 too): every extra in one go, because installed one by one they drag NumPy to 2.x.
+.venv-pytorch/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-pytorch
+	.venv-pytorch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[pytorch,test]' torch==2.13.0
+	touch $@
+
+.venv-base/ready: pyproject.toml
+	@test -n "$(PYTHON312)" || { echo "make: found no Python 3.12; name one: make PYTHON312=..."; exit 1; }
+	$(PYTHON312) -m venv .venv-base
+	.venv-base/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# The tested pins, resolved anew (PYTHON=python3.10, so that they fit 3.11 too): every extra in one go, because installed
+# one by one they drag NumPy to 2.x. PyTorch is named by hand: what fits 3.10 comes with gigabytes of CUDA.
 pins:
 	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
-	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,dev]'
-	{ sed -n '/^#/p' constraints.txt; .venv-pins/bin/python -m pip freeze --exclude-editable; } > constraints.new
+	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,dev]' fsspec networkx sympy
+	{ sed -n '/^#/p' constraints.txt; .venv-pins/bin/python -m pip freeze --exclude-editable; grep ^torch== constraints.txt; } > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-pins
 
 clean:
-	rm -rf .venv .venv-pins demo .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-pins .venv-pytorch .venv-base demo .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -49,7 +49,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How training pictures are changed, anew in every epoch; boxes follow (ena24ssd/augment.py). All of it is off at
+    """How training pictures are changed, anew in every epoch; boxes follow (ena24ssd/changes.py). All of it is off at
     zero.
     """
 
@@ -111,6 +111,11 @@ class ModelConfig(Section):
         False,
         description="Leave BatchNorm's running statistics as they are and use them in training too: for fine-tuning, "
         "or where a device sees too few pictures at once.",
+    )
+    shared_statistics: bool = Field(
+        False,
+        description="BatchNorm's statistics in training are of the pictures of all workers, not of each worker's own "
+        "(SyncBatchNorm; engine pytorch under torchrun).",
     )
 
 
@@ -258,14 +263,30 @@ class LogConfig(Section):
 class RunConfig(Section):
     """Every choice of a run; see the fields of each section for what they do."""
 
-    engine: Literal["gluon"] = "gluon"
+    engine: Literal["auto", "gluon", "pytorch"] = Field(
+        "auto",
+        description="What computes. auto: gluon (MXNet, the reference) where it can run on the device, else pytorch. "
+        "They read and write the same run folders.",
+    )
     device: Device | Annotated[tuple[Device, ...], Field(min_length=1)] = Field(
         "auto",
         description="auto: the first GPU that can run an operation, else the CPU. Also cpu, gpu, gpu:1, or a list like "
         "[gpu:0, gpu:1], over which every batch is spread.",
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of convolutions; weights, statistics, losses and boxes stay float32. auto: bfloat16 with engine "
+        "pytorch on a GPU or CPU that multiplies it natively, else float32. gluon knows float32 only.",
+    )
+    compile: Literal["auto", "off", "fuse", "graphs"] = Field(
+        "auto",
+        description="torch.compile for training steps (engine pytorch). fuse: merge operations around convolutions, "
+        "after a minute of compiling. graphs: record them as CUDA graphs as well. auto: fuse on a GPU, off on a CPU.",
+    )
     kvstore: Literal["dist_sync"] | None = Field(
-        None, description="dist_sync: several machines train together through MXNet's parameter server (README)."
+        None,
+        description="dist_sync: several machines train together through MXNet's parameter server (README). With engine "
+        "pytorch, torchrun alone says who takes part.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()

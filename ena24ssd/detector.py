@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ena24ssd import draw
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.detections import ImageDetections, rows_to_detections, write_megadetector
-from ena24ssd.engine import Engine, load_engine
+from ena24ssd.engine import Engine, choose_engine, load_engine
 from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_picture, read_square, view_of
 from ena24ssd.runs import CheckpointName, open_run
 
@@ -33,10 +33,21 @@ class Detector:
         self._engine, self._config = engine, config
 
     @classmethod
-    def load(cls, folder: Path | str, checkpoint: CheckpointName = "best", *, device: str | None = None) -> Detector:
-        """From a run folder. Raises RunError or EngineError."""
+    def load(
+        cls,
+        folder: Path | str,
+        checkpoint: CheckpointName = "best",
+        *,
+        device: str | None = None,
+        engine: str | None = None,
+    ) -> Detector:
+        """From a run folder, with the engine that trained it; where that cannot run here, with the other.
+
+        ``device`` and ``engine`` (``gluon``, ``pytorch``) overrule that. Raises RunError or EngineError.
+        """
         run = open_run(folder)
-        config = change_config(run.config, {"kvstore": None} | ({"device": device} if device else {}))
+        config = change_config(run.config, {"engine": engine or "auto"} | ({"device": device} if device else {}))
+        config = change_config(config, {"engine": choose_engine(config, run.config.engine).engine})
         engine = load_engine(config, run.class_names)
         engine.load_weights(run.load_checkpoint(checkpoint).weights)
         return cls(engine, run.class_names, config)
@@ -102,6 +113,7 @@ def predict(
     threshold: float | None = None,
     checkpoint: CheckpointName = "best",
     device: str | None = None,
+    engine: str | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Detect in pictures and folders; write MegaDetector JSON to ``out`` and drawn pictures into ``draw_into``.
@@ -113,7 +125,7 @@ def predict(
     files = [file for file in find_pictures(paths) if not (drawings and file.is_relative_to(drawings))]
     if not files:
         raise ValueError(f"no pictures in {', '.join(map(str, paths))}; known are {', '.join(sorted(EXTENSIONS))}")
-    detector = Detector.load(run, checkpoint, device=device)
+    detector = Detector.load(run, checkpoint, device=device, engine=engine)
     threshold = detector.threshold if threshold is None else threshold
     summary = Summary(common_folder(paths))
 

@@ -7,18 +7,23 @@ and are imported only when `load_engine` is asked for one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from ena24ssd.config import RunConfig
-from ena24ssd.data import Batch
-from ena24ssd.metrics import AnchorSums
+if TYPE_CHECKING:  # an engine needs no more than its framework and NumPy
+    from ena24ssd.config import RunConfig
+    from ena24ssd.data import Batch
+    from ena24ssd.metrics import AnchorSums
 
-# By name, so that importing this module imports no framework.
-ENGINES = {"gluon": ("ena24ssd.gluon.engine", "GluonEngine")}
+# By name, so that importing this module imports no framework. The reference is the first.
+ENGINES = {
+    "gluon": ("ena24ssd.gluon.engine", "GluonEngine"),
+    "pytorch": ("ena24ssd.pytorch.engine", "PytorchEngine"),
+}
 
 
 class EngineError(RuntimeError):
@@ -80,6 +85,14 @@ class Engine(Protocol):
     rank: int  # of this worker: 0 measures and writes
     workers: int
 
+    def hold(self, pixels: np.ndarray) -> bool:
+        """Take all squares there are, (n, S, S, 3) uint8, onto the device for good; False where that does not pay, or
+        they do not fit. Batches may then say which of them they mean (`ena24ssd.data.Held`).
+        """
+
+    def holds(self, pixels: np.ndarray) -> bool:
+        """Whether these very pixels are held."""
+
     def train_step(self, batch: Batch) -> Step:
         """Forward, match, loss, backward, update.
 
@@ -127,7 +140,61 @@ class Engine(Protocol):
     def open_board(self, folder: Path) -> Board: ...
 
 
-def load_engine(config: RunConfig, class_names: Sequence[str]) -> Engine:
-    """A freshly initialised network for these species on ``config.device``. Raises EngineError."""
-    module, maker = ENGINES[config.engine]
-    return getattr(importlib.import_module(module), maker)(config, class_names)
+class Choice(NamedTuple):
+    """An engine by name, and why it is not the one that comes first; None where it is."""
+
+    engine: str
+    reason: str | None
+
+
+def choose_engine(config: RunConfig, first: str = "gluon") -> Choice:
+    """The engine that ``config`` names. For 'auto': ``first`` where it can run on the device, else the other.
+
+    Where the device is left open too ('auto'), a GPU that only the other one can use decides for that. Raises
+    EngineError where neither can run.
+    """
+    if config.engine != "auto":
+        return Choice(config.engine, None)
+    (other,) = ENGINES.keys() - {first}
+    fault = _fault(first, config.device)
+    if fault is not None:
+        worse = _fault(other, config.device)
+        if worse is None:
+            return Choice(other, fault)
+        raise EngineError(f"no engine can run here. {first}: {fault}. {other}: {worse}")
+    is_open = config.device == "auto" and shutil.which("nvidia-smi") is not None
+    if is_open and (fault := _fault(first, "gpu")) is not None and _fault(other, "gpu") is None:
+        return Choice(other, fault)
+    return Choice(first, None)
+
+
+def load_engine(config: RunConfig, class_names: Sequence[str], *, together: bool = False) -> Engine:
+    """A freshly initialised network for these species on ``config.device``.
+
+    ``together``: as one of several workers, where the environment says that there are some. Raises EngineError.
+    """
+    module, maker = ENGINES[choose_engine(config).engine]
+    return getattr(importlib.import_module(module), maker)(config, class_names, together=together)
+
+
+def require_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless there is an array of every name and shape, and no other."""
+    faults = [f"missing {name}" for name in shapes.keys() - weights.keys()]
+    faults += [f"unknown {name}" for name in weights.keys() - shapes.keys()]
+    faults += [
+        f"{name} has shape {weights[name].shape} instead of {shape}"
+        for name, shape in shapes.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:3]) + (" ..." if len(faults) > 3 else "")
+        raise ValueError(f"weights of another network: {shown}; use the config they were trained with")
+
+
+def _fault(engine: str, device: str | Sequence[str]) -> str | None:
+    """Why an engine cannot run on this device; None if it can."""
+    try:
+        importlib.import_module(f"ena24ssd.{engine}.devices").open_devices(device)
+    except EngineError as fault:
+        return str(fault)
+    return None

@@ -62,7 +62,7 @@ def measure(
             return self._step.read()
 
     size = portion_size(config)
-    batches = iterate_batches(examples, size, workers=config.data.workers)
+    batches = iterate_batches(examples, size, workers=config.data.workers, held=engine.holds(examples.pixels))
     total = count_batches(len(examples), size, False)
     nothing = Pass(AnchorSums.zero(len(class_names)))
     passed = run_epoch(Collecting, batches, total, nothing, name, until=until, show=show)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import signal
 import sys
@@ -230,6 +231,7 @@ def _learn(work: Work, standing: Standing, request: Request, clock: Clock) -> St
         factors=work.factors,
         start=standing.step,
         shard=(engine.rank, engine.workers),
+        held=engine.hold(work.examples["train"].pixels),
     )
     taken = epoch * work.steps + standing.step
 
@@ -324,7 +326,9 @@ def _stopped(work: Work, standing: Standing, request: Request) -> StoppedError:
 
 def _way_on(run: Run) -> str:
     command = f"ena24ssd train --resume {shlex.quote(str(run.folder))}"
-    return command if run.config.kvstore is None else f"{command} (on every worker; alone: with kvstore=null)"
+    if run.config.kvstore is not None:
+        return f"{command} (on every worker; alone: with kvstore=null)"
+    return command if int(os.environ.get("WORLD_SIZE") or 1) < 2 else f"{command} (started with torchrun as before)"
 
 
 def _epoch_line(epoch: int, metrics: Mapping[str, Mapping[str, float]], seconds: float) -> str:

@@ -17,7 +17,7 @@ from ena24ssd.cache import cache_pictures
 from ena24ssd.cameratraps import CameraTrapDataset
 from ena24ssd.config import ConfigError, RunConfig, change_config, override_config
 from ena24ssd.data import Examples, read_examples
-from ena24ssd.engine import Engine, load_engine
+from ena24ssd.engine import Engine, choose_engine, load_engine
 from ena24ssd.evaluation import max_boxes, measure
 from ena24ssd.inspection import PICTURE_RULES
 from ena24ssd.judged import Judged, Subject, checked_side
@@ -132,10 +132,12 @@ def open_trained(
 ) -> TrainedRun:
     """Raises RunError where folder, weights or data are not as they must be."""
     run = open_run(folder)
-    changes = {"kvstore": None} | ({"device": device} if device else {})  # measuring is one process's work
+    changes = {"engine": "auto"} | ({"device": device} if device else {})
     if data is not None:
         changes |= {"data.path": data, "data.pictures": None}
     config = override_config(change_config(run.config, changes), overrides)
+    # With the engine that trained it; where that cannot run here, with the other.
+    config = change_config(config, {"engine": choose_engine(config, run.config.engine).engine})
     dataset = read_source(config.data).dataset
     if dataset.class_names != run.class_names:
         different = sorted(set(dataset.class_names) ^ set(run.class_names))

@@ -23,7 +23,7 @@ from ena24ssd.choosing import SPLIT_RULES, choose_split
 from ena24ssd.config import ConfigError, RunConfig, change_config, flatten_config, override_config
 from ena24ssd.data import Examples, count_batches, read_examples
 from ena24ssd.doctor import can_work, preflight
-from ena24ssd.engine import Engine, EngineError, load_engine
+from ena24ssd.engine import Engine, EngineError, choose_engine, load_engine
 from ena24ssd.evaluation import max_boxes
 from ena24ssd.learning import Work, learn, reason_to_end
 from ena24ssd.runs import Run, RunError, State, create_run, open_run, require_free
@@ -32,7 +32,7 @@ from ena24ssd.splits import SIDES, Split
 
 # What makes a run the one it is. Another value would not go on with it but start another.
 FIXED = (
-    *("engine", "seed", "model", "train.batch", "train.drop_last", "optim.name"),
+    *("seed", "model", "train.batch", "train.drop_last", "optim.name"),
     *("split.kind", "split.train", "split.validation", "split.test"),  # split.json has what became of them
     *("data.image_side", "data.fit", "data.mean", "data.std", "data.max_boxes", "data.exclude_species"),
 )
@@ -49,7 +49,7 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     """
     folder = Path(folder)
     require_free(folder)
-    config = _absolute(config)
+    config = _settle_engine(_absolute(config), "gluon", quiet)
     source = read_source(config.data)
     _require_room(config, folder, source.dataset, quiet)
     looking = (
@@ -57,9 +57,9 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     )
     split, doubts = choose_split(source, config.split, config.seed, config.data.cache, looking)
     config = _weigh_species(config, source.dataset, split)
-    engine = load_engine(config, source.dataset.class_names)
+    engine = load_engine(config, source.dataset.class_names, together=True)
     examples, problems = _read_sides(source.dataset, split, config, quiet)
-    config = _settle_batch(config, source.dataset, len(examples["train"]), quiet)
+    config = _settle_batch(config, engine, source.dataset, len(examples["train"]), quiet)
     _require_batches(examples["train"], config)
     run, problems = Run(folder, config, source.dataset.class_names, split), [*doubts, *problems]
     with _held(run, engine):
@@ -82,7 +82,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, data: Path | No
     config = override_config(run.config, overrides)
     if data is not None:
         config = change_config(config, {"data.path": data, "data.pictures": None})
-    config = _absolute(config)
+    config = _settle_engine(_absolute(config), run.config.engine, quiet)
     _require_same(run.config, config)
     source = read_source(config.data)
     if source.dataset.class_names != run.class_names:
@@ -91,7 +91,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, data: Path | No
     split, gone = _still_there(run, source.dataset)
     config = _weigh_species(config, source.dataset, split)
     run = replace(run, config=config)
-    engine = load_engine(config, run.class_names)
+    engine = load_engine(config, run.class_names, together=True)
     with _held(run, engine):
         state, doubt = run.load_state()
         _require_unfinished(run, overrides)  # another process may have finished it meanwhile
@@ -186,6 +186,16 @@ def _require_room(config: RunConfig, folder: Path, dataset: CameraTrapDataset, q
             "DMLC_ROLE is 'worker', but kvstore is null: every worker would train by itself. Add kvstore=dist_sync, or "
             "unset DMLC_ROLE"
         )
+    if config.engine == "gluon" and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise EngineError(
+            "torchrun has started several workers, but engine is 'gluon': every worker would train by itself. Set "
+            "engine=pytorch, or start them with 'python -m ena24ssd.cluster' and kvstore=dist_sync"
+        )
+    if config.engine == "pytorch" and config.kvstore is not None:
+        raise EngineError(
+            f"kvstore is '{config.kvstore}', MXNet's, but engine is 'pytorch': set kvstore=null and start the workers "
+            "with 'torchrun --nproc-per-node 2 scripts/train.py ...'"
+        )
     findings = preflight(config, folder, len(dataset.images))
     for finding in findings:
         if finding.state == "doubtful" and not quiet:
@@ -223,10 +233,22 @@ def _weigh_species(config: RunConfig, dataset: CameraTrapDataset, split: Split) 
     return change_config(config, {"loss.species_weights": dict(zip(dataset.class_names, map(float, weights)))})
 
 
-def _settle_batch(config: RunConfig, dataset: CameraTrapDataset, pictures: int, quiet: bool) -> RunConfig:
+def _settle_engine(config: RunConfig, first: str, quiet: bool) -> RunConfig:
+    """The config with the name of the engine for 'auto', and why, where it is not the ``first``."""
+    choice = choose_engine(config, first)
+    if choice.reason is not None and not quiet:
+        tqdm.write(f"engine {choice.engine}: {choice.reason}")
+    return change_config(config, {"engine": choice.engine})
+
+
+def _settle_batch(
+    config: RunConfig, engine: Engine, dataset: CameraTrapDataset, pictures: int, quiet: bool
+) -> RunConfig:
     """The config with a number for batch 'auto'."""
     if config.train.batch != "auto":
         return config
+    if engine.workers > 1:
+        raise ConfigError("train.batch: auto with several workers, who might find different numbers; name one")
     from ena24ssd.fitting import find_batch
 
     most = max(1, pictures // 10)  # else an epoch would hold next to no updates

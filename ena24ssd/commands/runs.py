@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ena24ssd.commands.choices import choose_config, preset_of
 from ena24ssd.config import ConfigError, change_config
+from ena24ssd.engine import ENGINES
 from ena24ssd.files import replace_file
 from ena24ssd.splits import SIDES
 
@@ -71,6 +72,7 @@ def _add_judging_options(door: argparse.ArgumentParser) -> None:
 def _add_model_options(door: argparse.ArgumentParser) -> None:
     door.add_argument("--checkpoint", choices=("best", "last"), default="best")
     door.add_argument("--device", help="cpu, gpu, gpu:N or auto (default: as in training)")
+    door.add_argument("--engine", choices=ENGINES, help="default: the one that trained it, where it can run here")
     door.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -152,7 +154,7 @@ def _evaluate(choice: argparse.Namespace) -> int:
         choice.checkpoint,
         data=choice.data,
         device=choice.device,
-        overrides=choice.choices,
+        overrides=[*choice.choices, *_engine(choice)],
         split_file=choice.split_file,
         sheet=choice.sheet,
         quiet=choice.quiet,
@@ -187,7 +189,7 @@ def _compare(choice: argparse.Namespace) -> int:
         choice.checkpoint,
         data=choice.data,
         device=choice.device,
-        overrides=[word for word in choice.choices if _is_override(word)],
+        overrides=[*(word for word in choice.choices if _is_override(word)), *_engine(choice)],
         split_file=choice.split_file,
         quiet=choice.quiet,
     )
@@ -205,6 +207,11 @@ def _compare(choice: argparse.Namespace) -> int:
     return 0
 
 
+def _engine(choice: argparse.Namespace) -> list[str]:
+    """The chosen engine as an override."""
+    return [] if choice.engine is None else [f"engine={choice.engine}"]
+
+
 def _is_override(word: str) -> bool:
     return "=" in word and not Path(word).exists()
 
@@ -220,6 +227,7 @@ def _predict(choice: argparse.Namespace) -> int:
         threshold=choice.threshold,
         checkpoint=choice.checkpoint,
         device=choice.device,
+        engine=choice.engine,
         quiet=choice.quiet,
     )
     print(f"{done.pictures} pictures, {done.detections} detections, {len(done.failures)} failed; wrote {choice.out}")

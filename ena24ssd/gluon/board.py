@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +11,9 @@ from pathlib import Path
 import numpy as np
 from mxboard import SummaryWriter, event_file_writer
 from mxnet.gluon import HybridBlock
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
-from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
-from tensorboard.plugins.text import metadata as text_metadata
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from ena24ssd import summaries
 
 Writing = event_file_writer._EventLoggerThread
 
@@ -47,11 +43,6 @@ def _telling_of_files() -> Iterator[None]:
         raise OSError(str(fault)) from fault
 
 
-def _plain(tag: str) -> str:
-    """The tag without the letters that mxboard replaces, and warns of, every time."""
-    return re.sub(r"[^-/\w.]", "_", tag)
-
-
 class MxBoard:
     """`ena24ssd.engine.Board` over mxboard's SummaryWriter."""
 
@@ -70,33 +61,22 @@ class MxBoard:
             self._writer.add_scalar(tag, values, global_step=step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        self._writer.add_scalar(_plain(tag), value, global_step=step)
+        self._writer.add_scalar(summaries.plain(tag), value, global_step=step)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         self._writer.add_histogram(tag, values, global_step=step, bins=50)
 
     def pr_curve(self, tag: str, right: np.ndarray, wrong: np.ndarray, boxes: int, step: int) -> None:
-        # mxboard's own add_pr_curve fails in today's protobuf. The rows are those that TensorBoard's plugin reads.
-        shown = right + wrong
-        precision = np.where(shown > 0, right / np.maximum(shown, 1), 1.0)  # nothing shown is nothing wrong
-        counts = np.stack([right, wrong, wrong[0] - wrong, boxes - right, precision, right / max(boxes, 1)])
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in counts.shape])
-        content = counts.astype(np.float32).tobytes()
-        tensor = TensorProto(dtype=DT_FLOAT, tensor_content=content, tensor_shape=shape)
-        self._add(tag, tensor, pr_curve_metadata.create_summary_metadata(tag, "", len(right)), step)
+        self._add(summaries.pr_curve(tag, right, wrong, boxes), step)
 
     def picture(self, tag: str, pixels: np.ndarray, step: int) -> None:
         # mxboard wants channels first, floats in [0, 1] or bytes
         self._writer.add_image(tag, np.ascontiguousarray(pixels.transpose(2, 0, 1)), global_step=step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        # mxboard's own add_text writes fields that protobuf no longer takes
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=shape)
-        self._add(tag, tensor, text_metadata.create_summary_metadata(display_name=tag, description=""), step)
+        self._add(summaries.text(tag, markdown), step)
 
-    def _add(self, tag: str, tensor: TensorProto, metadata: SummaryMetadata, step: int) -> None:
-        summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+    def _add(self, summary: Summary, step: int) -> None:
         self._writer._file_writer.add_summary(summary, step)
 
     def graph(self) -> None:

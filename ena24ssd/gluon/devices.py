@@ -51,7 +51,7 @@ def check_gpu(index: int) -> str | None:
     if not mxnet.runtime.Features().is_enabled("CUDA"):
         return (
             "this MXNet is a CPU build; for a GPU up to RTX 40 install the extra gluon-cu112 in place of gluon "
-            f"(H100 and newer: MXNet has no code for them), {CPU_HINT}"
+            f"(H100 and newer, unknown to MXNet: set engine=pytorch), {CPU_HINT}"
         )
     try:
         count = mxnet.context.num_gpus()

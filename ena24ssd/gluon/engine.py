@@ -13,7 +13,7 @@ from mxnet import autograd, np, npx
 
 from ena24ssd.config import RunConfig
 from ena24ssd.data import Batch
-from ena24ssd.engine import EngineError
+from ena24ssd.engine import EngineError, require_weights
 from ena24ssd.gluon.board import MxBoard
 from ena24ssd.gluon.cluster import join_cluster
 from ena24ssd.gluon.devices import open_devices
@@ -102,7 +102,8 @@ class GluonEngine:
     """`ena24ssd.engine.Engine` on MXNet: the reference the others are held against."""
 
     @telling()
-    def __init__(self, config: RunConfig, class_names: Sequence[str]):
+    def __init__(self, config: RunConfig, class_names: Sequence[str], *, together: bool = False):
+        _require_known(config)
         mxnet.npx.set_np()  # MXNet keeps this setting per thread, and this may be another than the importing one
         self._config, self._classes = config, len(class_names)
         self._contexts = open_devices(config.device)
@@ -122,7 +123,7 @@ class GluonEngine:
         if config.train.accumulate > 1:
             for parameter in self._learnt().values():
                 parameter.grad_req = "add"
-        self._cluster = join_cluster() if config.kvstore else None
+        self._cluster = join_cluster() if together and config.kvstore else None
         self.rank = self._cluster.rank if self._cluster else 0
         self.workers = self._cluster.workers if self._cluster else 1
         kvstore = "device" if self._context.device_type == "gpu" else "local"
@@ -135,6 +136,12 @@ class GluonEngine:
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         self._update.learning_rate = rate
+
+    def hold(self, pixels: numpy.ndarray) -> bool:
+        return False  # pictures come from the host, batch by batch
+
+    def holds(self, pixels: numpy.ndarray) -> bool:
+        return False
 
     @telling()
     def train_step(self, batch: Batch) -> GluonStep:
@@ -179,16 +186,7 @@ class GluonEngine:
 
     def load_weights(self, weights: dict[str, numpy.ndarray]) -> None:
         parameters = self._parameters()
-        faults = [f"missing {name}" for name in parameters.keys() - weights.keys()]
-        faults += [f"unknown {name}" for name in weights.keys() - parameters.keys()]
-        faults += [
-            f"{name} has shape {weights[name].shape} instead of {parameter.shape}"
-            for name, parameter in parameters.items()
-            if name in weights and weights[name].shape != parameter.shape
-        ]
-        if faults:
-            shown = "; ".join(sorted(faults)[:3]) + (" ..." if len(faults) > 3 else "")
-            raise ValueError(f"weights of another network: {shown}; use the config they were trained with")
+        require_weights(weights, {name: parameter.shape for name, parameter in parameters.items()})
         for name, parameter in parameters.items():
             parameter.set_data(np.array(weights[name]))
 
@@ -316,6 +314,18 @@ class GluonEngine:
         both = (guessed * actual).sum(axis=1)
         counts = [both, guessed.sum(axis=1) - both, actual.sum(axis=1) - both]
         return np.concatenate([part.astype("float32").reshape(-1) for part in (*scalars, *counts)])
+
+
+def _require_known(config: RunConfig) -> None:
+    """Raise EngineError for what only the other engine does."""
+    for name, value, known in (
+        ("precision", config.precision, ("auto", "float32")),
+        ("compile", config.compile, ("auto", "off")),
+        ("model.shared_statistics", config.model.shared_statistics, (False,)),
+    ):
+        if value not in known:
+            said = str(value).lower()
+            raise EngineError(f"{name} is {said}, which engine 'gluon' cannot do; set engine=pytorch, or leave it out")
 
 
 def _on(targets: Targets, context: mxnet.Context) -> Targets:
