@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+pytest.importorskip("tensorboard", reason="no extra with an engine is installed")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trained import small_config

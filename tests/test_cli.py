@@ -163,7 +163,7 @@ def test_a_command_line_that_does_not_parse_is_exit_code_2(arguments, capsys):
 
 @pytest.mark.slow
 def test_the_whole_road_by_commands(scenes, tmp_path, capsys):
-    pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+    pytest.importorskip("tensorboard", reason="no extra with an engine is installed")
     run, found = tmp_path / "run", tmp_path / "found"
     assert cli.main(["train", SMALL[0], "--data", str(scenes), "--out", str(run), "--quiet", *SMALL[1:]]) == 0
     said = capsys.readouterr().out

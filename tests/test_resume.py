@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet", reason="the gluon extra is not installed", exc_type=ImportError)
+pytest.importorskip("tensorboard", reason="no extra with an engine is installed")
 
 from same_runs import SMALL, assert_same, steps_of
 
@@ -20,7 +21,8 @@ from ena24ssd.runs import open_run
 
 pytestmark = pytest.mark.slow
 
-RUNS, KILLS = 5, 4  # twenty kills, four of each run
+# Twenty kills, four of each run; where the reference is missing, which has had its twenty elsewhere, eight.
+RUNS, KILLS = (5 if importlib.util.find_spec("mxnet") else 2), 4
 
 
 def command(*words: object) -> list[str]:

@@ -71,7 +71,7 @@ class Update:
     def load(self, state: Mapping[str, numpy.ndarray]) -> None:
         """The inverse of `state`, before the first step. Raises ValueError for the state of another optimizer."""
         known, optimizer = dict(state), self._trainer.optimizer
-        count = int(known.pop(UPDATES, 0))
+        count = numpy.asarray(known.pop(UPDATES, 0)).item()  # safetensors knows no number without a dimension
         for device, updater in enumerate(self._trainer._updaters):
             for index, (name, parameter) in enumerate(self._learnt.items()) if count else ():
                 weight = parameter.list_data()[device].as_nd_ndarray()

@@ -80,7 +80,7 @@ class Update:
     def load(self, state: Mapping[str, numpy.ndarray]) -> None:
         """The inverse of `state`, before the first step. Raises ValueError for the state of another optimizer."""
         known = dict(state)
-        count = int(known.pop(UPDATES, 0))
+        count = numpy.asarray(known.pop(UPDATES, 0)).item()  # safetensors knows no number without a dimension
         for name, parameter in self._learnt.items() if count else ():
             self._begin(parameter, count)
             for number, array in enumerate(self._parts(parameter)):
