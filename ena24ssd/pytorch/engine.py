@@ -134,7 +134,7 @@ class PytorchEngine:
         self.net = Ena24SSD(self.classes, config.model)
         _initialise(self.net, config.seed)
         self.net.to(self._device, memory_format=torch.channels_last)
-        with torch.inference_mode(), self._computing(learns=False):  # the device works, and knows its anchors
+        with torch.no_grad(), self._computing(learns=False):  # the device works, and knows its anchors
             self._anchors = self.net(torch.zeros(1, 3, *[config.data.image_side] * 2, device=self._device))[0].clone()
         self._has_stepped = False
         self._scale = [torch.tensor(values, device=self._device) for values in (config.data.mean, config.data.std)]
