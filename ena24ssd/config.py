@@ -278,10 +278,10 @@ class RunConfig(Section):
         description="Of convolutions; weights, statistics, losses and boxes stay float32. auto: bfloat16 with engine "
         "pytorch on a GPU or CPU that multiplies it natively, else float32. gluon knows float32 only.",
     )
-    compile: Literal["auto", "off", "fuse", "graphs"] = Field(
+    compile: Literal["auto", "eager", "fuse", "graphs"] = Field(
         "auto",
         description="torch.compile for training steps (engine pytorch). fuse: merge operations around convolutions, "
-        "after a minute of compiling. graphs: record them as CUDA graphs as well. auto: fuse on a GPU, off on a CPU.",
+        "after a minute of compiling. graphs: record them as CUDA graphs as well. auto: fuse on a GPU, eager on a CPU.",
     )
     kvstore: Literal["dist_sync"] | None = Field(
         None,

@@ -91,6 +91,7 @@ def find_batch(config: RunConfig, class_count: int, max_boxes: int, limit: int, 
     most = max(1, min(limit, LARGEST) // portions)
     first = config.device if isinstance(config.device, str) else config.device[0]
     alone = {"device": first, "train.batch": 1, "train.accumulate": 1, "loss.species_weights": "equal"}
+    alone["compile"] = "eager"  # to compile takes longer than a trial, and less memory afterwards
     choices = change_config(config, alone).model_dump(mode="json")
     task = {"config": choices, "class_count": class_count, "max_boxes": max_boxes}
     free = available_memory()

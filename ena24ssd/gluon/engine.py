@@ -320,7 +320,7 @@ def _require_known(config: RunConfig) -> None:
     """Raise EngineError for what only the other engine does."""
     for name, value, known in (
         ("precision", config.precision, ("auto", "float32")),
-        ("compile", config.compile, ("auto", "off")),
+        ("compile", config.compile, ("auto", "eager")),
         ("model.shared_statistics", config.model.shared_statistics, (False,)),
     ):
         if value not in known:

@@ -70,10 +70,28 @@ class Cluster:
     def spread(self, net: nn.Module) -> DistributedDataParallel:
         """The network, but its gradients become the mean of all workers' while they are worked out."""
         places = [self._device.index] if self._device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Statistics are each worker's own, until `share`; the option that says so has a new name.
+        option = "forward_sync_buffers" if torch.__version__ >= (2, 13) else "broadcast_buffers"
+        return DistributedDataParallel(net, device_ids=places, gradient_as_bucket_view=True, **{option: False})
 
     def close(self) -> None:
         """Wait until every worker has come to this call, and leave."""
         if distributed.is_initialized():
             distributed.barrier()
             distributed.destroy_process_group()
+
+
+class Sum(torch.autograd.Function):
+    """The sum of every worker's tensor, through which gradients flow: each of them adds to everybody's."""
+
+    @staticmethod
+    def forward(ctx, mine):
+        total = mine.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total

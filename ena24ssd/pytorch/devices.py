@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +42,8 @@ def open_device(name: str) -> torch.device:
     fault = check_gpu(index)
     if fault is None:
         return torch.device("cuda", index)
-    if kind == "auto":
+    # Of several workers on a machine with GPUs, none may quietly become a CPU.
+    if kind == "auto" and not (int(os.environ.get("WORLD_SIZE") or 1) > 1 and torch.cuda.is_available()):
         return torch.device("cpu")
     raise EngineError(f"device '{name}': {fault}")
 
@@ -81,6 +85,14 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return any(name in flags for name in NATIVE)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether Triton can write code for a GPU: it takes capability 7 or more, a C compiler and Python's headers."""
+    has_compiler = any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang") if name)
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    is_there = importlib.util.find_spec("triton") is not None
+    return is_there and has_compiler and has_headers and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def use_all_cores() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,7 @@ from torch import nn
 from ena24ssd.engine import EngineError, require_weights
 from ena24ssd.metrics import AnchorSums
 from ena24ssd.pytorch.cluster import join_cluster
-from ena24ssd.pytorch.devices import describe, multiplies_bfloat16, open_devices, use_all_cores
+from ena24ssd.pytorch.devices import can_compile, describe, multiplies_bfloat16, open_devices, use_all_cores
 from ena24ssd.pytorch.faults import find_fault
 from ena24ssd.pytorch.layers import share_statistics
 from ena24ssd.pytorch.losses import multibox_loss, normalisers
@@ -27,7 +26,7 @@ from ena24ssd.pytorch.ssd import Ena24SSD
 from ena24ssd.pytorch.update import Update
 
 if TYPE_CHECKING:
-    from ena24ssd.config import RunConfig
+    from ena24ssd.config import RunConfig, TrainConfig
     from ena24ssd.data import Batch, Held
     from ena24ssd.pytorch.board import TorchBoard
 
@@ -66,7 +65,7 @@ class TorchStep:
             self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._arrival = torch.cuda.Event()
-            self._arrival.record()
+            self._arrival.record(torch.cuda.current_stream(numbers.device))  # not the current device's
 
     def read(self) -> AnchorSums:
         with telling():
@@ -148,7 +147,7 @@ class PytorchEngine:
             share_statistics(self.net, self.workers)
         self._spread = self._cluster.spread(self.net) if self._cluster else self.net
         self._update = Update(self.net, config.optim)
-        self._compiled, self._compiled_size = self._compile(), 0
+        self._compiled, self._compiled_sizes = self._compile(), _portion_sizes(config.train, self.workers)
 
     @property
     def learning_rate(self) -> float:
@@ -234,10 +233,12 @@ class PytorchEngine:
         with telling():
             return self._cluster.agree(values) if self._cluster else values
 
+    @telling()
     def align(self) -> None:
         if self._cluster:
             self._cluster.share(self.net)
 
+    @telling()
     def close(self) -> None:
         if self._cluster:
             self._cluster.close()
@@ -303,16 +304,19 @@ class PytorchEngine:
         """The compiled form of `_learn`; None where it does not pay."""
         choice = self._config.compile
         if choice == "auto":
-            has_compiler = importlib.util.find_spec("triton") is not None
-            choice = "fuse" if self._device.type == "cuda" and has_compiler else "off"
-        if choice == "off":
+            choice = "fuse" if self._device.type == "cuda" and can_compile(self._device) else "eager"
+        # A BatchNorm that talks to other workers would break the step into dozens of pieces.
+        if choice == "eager" or (self.workers > 1 and self._config.model.shared_statistics):
             return None
-        return torch.compile(self._learn, mode="reduce-overhead" if choice == "graphs" else None, dynamic=False)
+        # Gradients that add up over portions would lie in memory that the next replay overwrites.
+        has_graphs = choice == "graphs" and self._config.train.accumulate == 1
+        return torch.compile(self._learn, mode="reduce-overhead" if has_graphs else None, dynamic=False)
 
     def _learner(self, pictures: int):
-        """`_learn`, compiled for the first number of pictures it meets; the few batches of another run as they are."""
-        self._compiled_size = self._compiled_size or pictures
-        return self._compiled if self._compiled is not None and pictures == self._compiled_size else self._learn
+        """`_learn`, compiled for the portions of whole batches; an epoch's last few pictures are learnt as they are."""
+        if pictures and not self._compiled_sizes:  # the batch is yet to be found
+            self._compiled_sizes = {pictures}
+        return self._compiled if self._compiled is not None and pictures in self._compiled_sizes else self._learn
 
     def _squares_of(self, images: numpy.ndarray | Held) -> torch.Tensor:
         """Pictures that come as bytes, or are held, on the device: (B, S, S, 3), 0 to 255."""
@@ -332,10 +336,16 @@ class PytorchEngine:
         return targets, torch.cat([normalisers(targets, self._config.loss), pictures])
 
     def _portions(self, batch: Batch, targets: Targets) -> list[tuple[torch.Tensor, Targets]]:
-        """A batch in the configured number of rounds; those without a picture are left out, but for a batch of none."""
+        """A batch in the configured number of rounds.
+
+        Those without a picture are left out, but for a batch of none, and where every worker's BatchNorm waits for the
+        others' in every round.
+        """
         squares, count, parts = self._squares_of(batch.images), len(batch.images), self._config.train.accumulate
         bounds = [count * part // parts for part in range(parts + 1)]
-        spans = [slice(start, end) for start, end in pairwise(bounds) if start < end] or [slice(0, 0)]
+        spans = [slice(start, end) for start, end in pairwise(bounds)]
+        if self.workers == 1 or not self._config.model.shared_statistics:
+            spans = [span for span in spans if span.start < span.stop] or spans[:1]
         return [(squares[span], Targets(*(each[span] for each in targets))) for span in spans]
 
     def _sums(self, logits, offsets, targets: Targets, counts: torch.Tensor, class_loss, box_loss) -> torch.Tensor:
@@ -357,6 +367,14 @@ class PytorchEngine:
 
     def _state(self) -> list[torch.Tensor]:
         return [tensor.detach() for tensor in (*self.net.parameters(), *self.net.buffers())]
+
+
+def _portion_sizes(config: TrainConfig, workers: int) -> set[int]:
+    """How many pictures a worker may learn from at once of a whole batch, none left out."""
+    if not isinstance(config.batch, int):
+        return set()
+    shares = config.batch // workers, -(-config.batch // workers)
+    return {size for share in shares for size in (share // config.accumulate, -(-share // config.accumulate)) if size}
 
 
 def _initialise(net: nn.Module, seed: int) -> None:

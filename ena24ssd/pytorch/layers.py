@@ -10,8 +10,9 @@ import platform
 
 import torch
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
+
+from ena24ssd.pytorch.cluster import Sum
 
 KEPT = 0.9  # of a running statistic at every step; MXNet's momentum
 EPSILON = 1e-5
@@ -53,12 +54,13 @@ class BatchNorm(nn.Module):
         """By mean and variance over the pictures of all workers, through which the gradient flows as well."""
         wide = x.float()
         here = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), wide.new_full((1,), wide[:, 0].numel())])
-        total, squares, count = all_reduce(here).split([x.shape[1], x.shape[1], 1])
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp(min=0)
+        total, squares, count = Sum.apply(here).split([x.shape[1], x.shape[1], 1])
+        mean = total / count.clamp(min=1)
+        variance = (squares / count.clamp(min=1) - mean.square()).clamp(min=0)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, 1 - KEPT)
-            self.running_var.lerp_(variance, 1 - KEPT)
+            taken = (1 - KEPT) * (count > 0)  # nothing of a round in which nobody has a picture
+            self.running_mean.lerp_(mean, taken)
+            self.running_var.lerp_(variance, taken)
         scale = self.gamma * (variance + EPSILON).rsqrt()
         shift = self.beta - mean * scale
         return (wide * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
@@ -112,6 +114,8 @@ def _meeting(tap: int, entering: int, leaving: int, stride: int, padding: int) -
     shift = tap - padding
     first = max(-(shift // stride), 0)  # the first output whose tap is not beyond the border
     last = min((entering - 1 - shift) // stride, leaving - 1)
+    if last < first:  # it lies on the border only
+        return slice(0), slice(0)
     return slice(first * stride + shift, last * stride + shift + 1, stride), slice(first, last + 1)
 
 

@@ -143,7 +143,7 @@ def decode(
     # A stable sort: of equal scores the first anchor.
     order = torch.where(candidate, scores, -1.0).argsort(dim=1, descending=True, stable=True)[:, :shown]  # (B, K)
     candidate, scores, labels = (part.gather(1, order) for part in (candidate, scores, labels))
-    offsets = box_offsets.reshape(len(order), -1, 4).gather(1, order[:, :, None].expand(-1, -1, 4))
+    offsets = box_offsets.reshape(len(order), anchors.shape[1], 4).gather(1, order[:, :, None].expand(-1, -1, 4))
     corners = to_corners(anchors[0][order], offsets)  # (B, K, 4)
     alive = suppress(corners, labels, candidate, config.nms, config.class_agnostic_nms)
     rows = torch.cat([labels[:, :, None].float(), scores[:, :, None], corners], dim=2)

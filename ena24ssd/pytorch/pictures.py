@@ -51,7 +51,7 @@ class Squares:
 
 def send(array: np.ndarray, device: torch.device, dtype: type | None = None) -> torch.Tensor:
     """A small array on its way to the device; a GPU fetches it when it is needed, and nobody waits."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+    tensor = torch.from_numpy(np.require(array, dtype, ("C", "W")))  # torch warns of arrays that it could not write to
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -55,10 +55,11 @@ class Ena24SSD(nn.Module):
         # Cell by cell, as the anchors are laid out.
         logits = self.class_predict(feature).permute(0, 2, 3, 1)
         offsets = self.bbox_predict(feature).permute(0, 2, 3, 1)
+        count = self.num_anchors * feature.shape[2] * feature.shape[3]
         return (
             self.anchors(feature),
-            logits.reshape(len(x), -1, self.num_classes + 1),
-            offsets.reshape(len(x), logits[0].numel() // (self.num_classes + 1) * 4),
+            logits.reshape(len(x), count, self.num_classes + 1),
+            offsets.reshape(len(x), 4 * count),
         )
 
     def anchors(self, feature: torch.Tensor) -> torch.Tensor:
