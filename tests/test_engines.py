@@ -181,6 +181,14 @@ def test_targets_are_identical(truth, overlap, preset):
     assert np.allclose(ours.box_offsets.asnumpy(), theirs.box_offsets.numpy(), rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
+def test_an_overlap_of_exactly_the_threshold_is_over_it_for_neither():
+    anchors = np.array([[[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1]]], np.float32)
+    truth = np.array([[[2, 0, 0, 0.5, 1], [-1] * 5]], np.float32)
+    for overlap, classes in ((0.5, [[3, 0]]), (0.4999, [[3, 3]])):
+        ours, theirs = targets_of(anchors, truth, overlap)
+        assert ours.anchor_classes.tolist() == theirs.anchor_classes.tolist() == classes
+
+
 def are_apart(values: np.ndarray, least: float) -> bool:
     """Whether any two values are the same, or differ by more than this."""
     gaps = np.diff(np.sort(values.ravel()))
@@ -408,7 +416,7 @@ def test_detections_are_the_same_rows_in_the_same_order(
 
 # A rate that does not depend on how many epochs there are to be; nothing on the board that takes time.
 RUN = (*SMALL, "optim.schedule=constant", "optim.warmup=0", "optim.lr=0.002", "train.epochs=2", "train.batch=8")
-RUN += ("seed=3", "log.histograms=false", "log.pictures=0", "train.checkpoint_minutes=10")
+RUN += ("precision=float32", "seed=3", "log.histograms=false", "log.pictures=0", "train.checkpoint_minutes=10")
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,14 @@ def test_targets_equal_a_double_loop_over_anchors_and_boxes(truth, overlap):
             assert offsets.reshape(-1, 4)[anchor].numpy() == pytest.approx([*centre, *sides], rel=1e-4, abs=1e-4)
 
 
+def test_an_overlap_of_exactly_the_threshold_is_not_over_it():
+    """Both halves of a box overlap it by a half; the first is its own anchor."""
+    anchors = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1.0]]])
+    truth = torch.tensor([[[2, 0, 0, 0.5, 1.0], [-1] * 5]])
+    assert match(anchors, truth, 0.5).anchor_classes.tolist() == [[3, 0]]
+    assert match(anchors, truth, 0.4999).anchor_classes.tolist() == [[3, 3]]
+
+
 def test_anchors_are_the_posts():
     """Sizes are sides of squares in the frame; ratios after the first apply to the first size."""
     model = read_config(BLOG).model
@@ -369,13 +377,12 @@ def test_a_worker_without_a_picture_takes_a_step_that_changes_nothing():
 
 
 @pytest.mark.filterwarnings("error:.*not writable")
-def test_pictures_may_be_mirrored_views_or_read_only_or_none():
+def test_pictures_may_be_mirrored_views_or_read_only():
     engine, images = small_engine(), a_batch().images
     still = images.copy()
     still.flags.writeable = False
     assert np.array_equal(engine.detect(images[..., ::-1]), engine.detect(images[..., ::-1].copy()))
     assert np.array_equal(engine.detect(still), engine.detect(images))
-    assert engine.detect(images[:0]).shape == (0, *engine.detect(images).shape[1:])
 
 
 def test_bfloat16_computes_convolutions_and_nothing_else(monkeypatch):

@@ -25,7 +25,7 @@ def join_cluster(device: torch.device) -> Cluster | None:
 
     Returns when all are there. Raises EngineError where they do not meet.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
         return None
     silence = timedelta(seconds=int(os.environ.get("ENA24SSD_CLUSTER_SILENCE", SILENCE)))
     if device.type == "cuda":

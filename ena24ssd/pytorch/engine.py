@@ -49,6 +49,8 @@ def telling() -> Iterator[None]:
         way_out = "'ena24ssd doctor' looks at the devices"
         if re.search(r"memory|allocate", said, re.IGNORECASE):
             way_out = "a larger train.accumulate needs less memory, as does a smaller train.batch in a new run"
+        elif re.search(r"gloo|Connection|timed out", said, re.IGNORECASE):
+            way_out = "another worker has ended or fallen silent; what it said last says why"
         raise EngineError(f"PyTorch gave up: {said[:300]}; {way_out}") from fault
 
 

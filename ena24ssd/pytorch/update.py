@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -112,8 +113,12 @@ class Adam:
     """PyTorch's, fused, with MXNet's epsilon."""
 
     def __init__(self, parameters: list[nn.Parameter], config: OptimConfig):
-        self._parameters, self.count = parameters, 0
-        self._adam = torch.optim.Adam(parameters, betas=BETAS, weight_decay=config.weight_decay, fused=True)
+        self._parameters, self._decay, self.count = parameters, config.weight_decay, 0
+
+    @cached_property
+    def _adam(self) -> torch.optim.Adam:
+        # When it is needed: to make one takes PyTorch two seconds, and whoever detects needs none.
+        return torch.optim.Adam(self._parameters, betas=BETAS, weight_decay=self._decay, fused=True)
 
     def step(self, gradients: list[torch.Tensor], rate: float) -> None:
         self.count += 1
