@@ -13,9 +13,9 @@ READY := .venv/ready
 
 # A test works on one core, and as many at a time as there are cores.
 TEST = OMP_NUM_THREADS=1 timeout 3600 $(1)/bin/python -m pytest -n auto --dist worksteal
-# On the path, or where pyenv has it: beside the other one, or in its own place.
-BESIDE = $(dir $(realpath $(shell command -v $(PYTHON))))../..
-PYTHON312 ?= $(shell for python in python3.12 $(BESIDE)/3.12.*/bin/python $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
+# On the path, or where pyenv has it, beside the other one.
+BESIDE = $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix)')/..
+PYTHON312 ?= $(shell for python in python3.12 $(BESIDE)/3.12.*/bin/python; do \
 	$$python -c 'import venv, ensurepip' 2>/dev/null && echo $$python && break; done)
 
 .PHONY: demo test test-elsewhere lint pins clean
