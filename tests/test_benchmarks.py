@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_a_plain_checkout_with_torch_and_numpy_answers_every_question(tmp_path: 
     parts = run.stdout.split("\n## ")
     assert [part.partition(":")[0] for part in parts[1:]] == ["floor", "step", "post", "profile", "curves"]
     assert all("| --- |" in part for part in parts[1:]) and "no answer" not in run.stdout
-    assert "gluon" in parts[2] and "needs the package mxnet" in parts[2]  # a row that says why
+    reasons = "needs the package mxnet|cannot run on NumPy|needs Python 3.10 or 3.11"
+    assert "gluon" in parts[2] and re.search(reasons, parts[2])  # a row that says why
     found = json.loads(figures.read_text())
     sides = {(row["precision"], row["batch"]) for row in found["step"] if row["fault"] is None}
     assert sides == {(precision, batch) for precision in ("float32", "bfloat16") for batch in (2, 4)}
