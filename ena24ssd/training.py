@@ -49,8 +49,9 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     """
     folder = Path(folder)
     require_free(folder)
-    config = _settle_engine(_absolute(config), "gluon", quiet)
+    config = _absolute(config)
     source = read_source(config.data)
+    config = _settle_engine(config, "gluon", quiet)
     _require_room(config, folder, source.dataset, quiet)
     looking = (
         None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture", disable=None)
