@@ -191,6 +191,16 @@ def require_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tupl
         raise ValueError(f"weights of another network: {shown}; use the config they were trained with")
 
 
+def weigh_species(class_names: Sequence[str], config: RunConfig) -> np.ndarray | None:
+    """The weight of every species by name, (C,) float32; None where all weigh the same. Raises EngineError."""
+    choice = config.loss.species_weights
+    if isinstance(choice, str):
+        if choice != "equal":  # it is a matter of the training pictures, which training knows
+            raise EngineError(f"loss.species_weights '{choice}' is for training to work out; give weights by name")
+        return None
+    return np.array([choice.get(name, 1.0) for name in class_names], dtype=np.float32)
+
+
 def _fault(engine: str, device: str | Sequence[str]) -> str | None:
     """Why an engine cannot run on this device; None if it can."""
     try:

@@ -13,7 +13,7 @@ from mxnet import autograd, np, npx
 
 from ena24ssd.config import RunConfig
 from ena24ssd.data import Batch
-from ena24ssd.engine import EngineError, require_weights
+from ena24ssd.engine import EngineError, require_weights, weigh_species
 from ena24ssd.gluon.board import MxBoard
 from ena24ssd.gluon.cluster import join_cluster
 from ena24ssd.gluon.devices import open_devices
@@ -119,7 +119,7 @@ class GluonEngine:
             anchors, *_ = self.net(self._normalise(blank, context))
         self._anchors = anchors.as_in_ctx(self._context)  # (1, N, 4): of the feature map's size alone
         self._has_stepped = False
-        self._species_weights = _weights_of(class_names, config)
+        self._species_weights = weigh_species(class_names, config)
         if config.train.accumulate > 1:
             for parameter in self._learnt().values():
                 parameter.grad_req = "add"
@@ -330,13 +330,3 @@ def _require_known(config: RunConfig) -> None:
 
 def _on(targets: Targets, context: mxnet.Context) -> Targets:
     return Targets(*(each.as_in_ctx(context) for each in targets))
-
-
-def _weights_of(class_names: Sequence[str], config: RunConfig) -> numpy.ndarray | None:
-    """The weight of every species by name, (C,); None where all weigh the same."""
-    choice = config.loss.species_weights
-    if isinstance(choice, str):
-        if choice != "equal":  # it is a matter of the training pictures, which training knows
-            raise EngineError(f"loss.species_weights '{choice}' is for training to work out; give weights by name")
-        return None
-    return numpy.array([choice.get(name, 1.0) for name in class_names], dtype=numpy.float32)

@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import nn
 
-from ena24ssd.engine import EngineError, require_weights
+from ena24ssd.engine import EngineError, require_weights, weigh_species
 from ena24ssd.metrics import AnchorSums
 from ena24ssd.pytorch.cluster import join_cluster
 from ena24ssd.pytorch.devices import can_compile, describe, multiplies_bfloat16, open_devices, use_all_cores
@@ -139,7 +139,8 @@ class PytorchEngine:
             self._anchors = self.net(torch.zeros(1, 3, *[config.data.image_side] * 2, device=self._device))[0].clone()
         self._has_stepped = False
         self._scale = [torch.tensor(values, device=self._device) for values in (config.data.mean, config.data.std)]
-        self._species_weights = _weights_of(class_names, config, self._device)
+        weights = weigh_species(class_names, config)
+        self._species_weights = None if weights is None else torch.from_numpy(weights).to(self._device)
         self._squares: Squares | None = None
         self._held: numpy.ndarray | None = None
         self._cluster = join_cluster(self._device) if together else None
@@ -386,13 +387,3 @@ def _initialise(net: nn.Module, seed: int) -> None:
         if isinstance(layer, nn.Conv2d):
             nn.init.uniform_(layer.weight, -INITIAL, INITIAL, generator=random)
             nn.init.zeros_(layer.bias)
-
-
-def _weights_of(class_names: Sequence[str], config: RunConfig, device: torch.device) -> torch.Tensor | None:
-    """The weight of every species by name, (C,); None where all weigh the same."""
-    choice = config.loss.species_weights
-    if isinstance(choice, str):
-        if choice != "equal":  # it is a matter of the training pictures, which training knows
-            raise EngineError(f"loss.species_weights '{choice}' is for training to work out; give weights by name")
-        return None
-    return torch.tensor([choice.get(name, 1.0) for name in class_names], dtype=torch.float32, device=device)
