@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import numpy as np
@@ -133,6 +132,7 @@ def board(run):
     """A TensorBoard server on loopback over the run's event files; ends by itself after two minutes at the latest."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run.board_folder)]
     command += ["--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
+    command += ["--reload_interval", "0", "--reload_task", "blocking"]  # it serves once every file is read, not before
     server = subprocess.Popen(
         ["timeout", "120", *command],
         stderr=subprocess.PIPE,
@@ -154,9 +154,6 @@ def board(run):
                 body = gzip.decompress(body) if answer.headers.get("Content-Encoding") == "gzip" else body
                 return body if "json" not in answer.headers["Content-Type"] else json.loads(body)
 
-        deadline = time.monotonic() + 60
-        while "Log_loss" not in str(fetch("scalars/tags")) and time.monotonic() < deadline:
-            time.sleep(0.5)
         yield fetch
     finally:
         os.killpg(server.pid, signal.SIGTERM)
