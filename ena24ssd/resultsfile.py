@@ -6,10 +6,9 @@ what size they were found, and its names are matched by their ends, as every too
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from ena24ssd.choosing import read_split
 from ena24ssd.config import DataConfig, RunConfig, override_config
 from ena24ssd.detections import Detection, ImageDetections, read_megadetector
 from ena24ssd.judged import Judged, checked_side
+from ena24ssd.picturenames import PictureNames
 from ena24ssd.pictures import THUMBNAIL, PictureError, is_grey, read_picture
 from ena24ssd.runs import RunError
 from ena24ssd.sources import read_source_or_json
@@ -115,38 +115,20 @@ def open_results(path: Path, data: Path | None, split: Path | None, overrides: S
 
 def _by_id(path: Path, images: Sequence[Image], found: Iterable[ImageDetections]) -> dict[str, ImageDetections]:
     """The results of each image, by name: the whole one, else as much of its end as no other picture shares."""
-    by_name = {image.file_name: image.id for image in images}
-    endings: dict[str, set[str]] | None = None
+    ids = {image.file_name: image.id for image in images}
+    names = PictureNames(ids)
     results: dict[str, ImageDetections] = {}
     for one in found:
-        name = one.file.replace("\\", "/")
-        key = by_name.get(name)
-        if key is None:
-            endings = _ids_by_ending(images) if endings is None else endings
-            keys = next((endings[ending] for ending in _endings(name) if ending in endings), ())
-            key = next(iter(keys)) if len(keys) == 1 else None
-        if key is None:
+        name = names.find(one.file)
+        if name is None:
             continue
+        key = ids[name]
         if key in results:
             raise RunError(
                 f"{path}: has two results for one picture, {results[key].file!r} and {one.file!r}; leave one in it"
             )
         results[key] = one
     return results
-
-
-def _ids_by_ending(images: Sequence[Image]) -> dict[str, set[str]]:
-    endings: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        for ending in _endings(image.file_name):
-            endings[ending].add(image.id)
-    return endings
-
-
-def _endings(name: str) -> list[str]:
-    """``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
-    parts = PurePosixPath(name).parts
-    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _place(one: Detection, image: Image, labels: dict[str, int]) -> Detection:
