@@ -1,7 +1,7 @@
 # make demo   draw synthetic camera-trap pictures, train on some cameras, judge on others, write a report
 # make test   install what the tests need, and run them all
 # make lint   formatting, lint and import contracts
-# make test-elsewhere   the tests again without MXNet: engine pytorch on NumPy 2, and no engine at all on Python 3.12
+# make test-elsewhere   the tests again without MXNet: engine pytorch on NumPy 2, and exported models on Python 3.12
 #
 # Each does its own set-up in .venv, from nothing. MXNet needs Python 3.10 or 3.11: name one with PYTHON=... if need be.
 
@@ -30,9 +30,9 @@ demo: $(READY)
 test: $(READY)
 	$(call TEST,.venv)
 
-test-elsewhere: .venv-pytorch/ready .venv-base/ready
+test-elsewhere: .venv-pytorch/ready .venv-onnx/ready
 	$(call TEST,.venv-pytorch)
-	$(call TEST,.venv-base)
+	$(call TEST,.venv-onnx)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	sh tools/system-libraries.sh
 	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or 3.11 with venv (Debian: apt-get install python3-venv); MXNet has no other. Name one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,pytorch,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,pytorch,openvino,ray,dev]'
 	touch $(READY)
 
 .venv-pytorch/ready: pyproject.toml
@@ -51,19 +51,19 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	.venv-pytorch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[pytorch,test]' torch==2.13.0
 	touch $@
 
-.venv-base/ready: pyproject.toml
+.venv-onnx/ready: pyproject.toml
 	@test -n "$(PYTHON312)" || { echo "make: found no Python 3.12; name one: make PYTHON312=..."; exit 1; }
-	$(PYTHON312) -m venv .venv-base
-	.venv-base/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PYTHON312) -m venv .venv-onnx
+	.venv-onnx/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[openvino,test]'
 	touch $@
 
 # The tested pins, resolved anew (PYTHON=python3.10, so that they fit 3.11 too): every extra in one go, because installed
 # one by one they drag NumPy to 2.x. PyTorch is named by hand: what fits 3.10 comes with gigabytes of CUDA.
 pins:
 	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
-	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,dev]' fsspec networkx sympy
+	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,openvino,ray,dev]' fsspec networkx sympy
 	{ sed -n '/^#/p' constraints.txt; .venv-pins/bin/python -m pip freeze --exclude-editable; grep ^torch== constraints.txt; } > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-pins
 
 clean:
-	rm -rf .venv .venv-pins .venv-pytorch .venv-base demo .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-pins .venv-pytorch .venv-onnx demo .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

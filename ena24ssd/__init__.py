@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from ena24ssd.contest import compare_models
     from ena24ssd.conversion import convert
     from ena24ssd.curves import draw_curves
-    from ena24ssd.detector import Detector, predict
+    from ena24ssd.detector import Detector
     from ena24ssd.doctor import examine as examine_machine
     from ena24ssd.download import download as download_ena24
+    from ena24ssd.exports import export_run
+    from ena24ssd.outcome import Wanted
+    from ena24ssd.prediction import Handling, Reading, predict
     from ena24ssd.report import explore
     from ena24ssd.runs import open_run
     from ena24ssd.synthetic import write_dataset
@@ -30,7 +33,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Detector",
+    "Handling",
+    "Reading",
     "RunConfig",
+    "Wanted",
     "check_dataset",
     "compare_models",
     "compare_runs",
@@ -40,6 +46,7 @@ __all__ = [
     "evaluate",
     "examine_machine",
     "explore",
+    "export_run",
     "open_run",
     "predict",
     "read_config",
@@ -51,7 +58,10 @@ __all__ = [
 
 _HOMES = {
     "Detector": ("detector", "Detector"),
+    "Handling": ("prediction", "Handling"),
+    "Reading": ("prediction", "Reading"),
     "RunConfig": ("config", "RunConfig"),
+    "Wanted": ("outcome", "Wanted"),
     "check_dataset": ("checkup", "check_dataset"),
     "compare_models": ("contest", "compare_models"),
     "compare_runs": ("comparison", "compare_runs"),
@@ -61,8 +71,9 @@ _HOMES = {
     "evaluate": ("assessment", "evaluate"),
     "examine_machine": ("doctor", "examine"),
     "explore": ("report", "explore"),
+    "export_run": ("exports", "export_run"),
     "open_run": ("runs", "open_run"),
-    "predict": ("detector", "predict"),
+    "predict": ("prediction", "predict"),
     "read_config": ("config", "read_config"),
     "read_dataset": ("cameratraps", "read"),
     "resume": ("training", "resume"),

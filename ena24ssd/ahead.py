@@ -19,9 +19,13 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def run_ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, name: str = "ahead"
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    name: str = "ahead",
+    lead: int | None = None,
 ) -> Iterator[Result]:
-    """``work(item)`` for every item, in order, up to two per worker ahead of whoever iterates.
+    """``work(item)`` for every item, in order, up to ``lead`` items ahead of whoever iterates (two per worker).
 
     Parameters: ``workers`` threads (left out: one a core; 0: none, everything happens when it is asked for), called
     ``name``. An exception of ``work`` surfaces at its item's turn.
@@ -30,12 +34,13 @@ def run_ahead(
     if workers == 0:
         yield from map(work, items)
         return
+    lead = 2 * workers if lead is None else lead
     with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * workers:
+                if len(waiting) > lead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

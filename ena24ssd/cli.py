@@ -1,7 +1,7 @@
 """What can I type?
 
 ``ena24ssd download | convert | check | explore | split | synth | doctor | train | runs | curves | evaluate | compare |
-predict``
+predict | merge | repeats | export``
 
 Every verb parses, calls one importable function and prints. Exit codes: 0 done, 1 a mistake that the message explains
 (check: something had to be left out; doctor: training cannot work), 2 a command line that does not parse, 128 + n
@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ena24ssd.commands import data, machine, runs
+from ena24ssd.commands import data, machine, models, runs
 from ena24ssd.engine import EngineError
 from ena24ssd.epoch import DivergedError
 from ena24ssd.stopping import StoppedError
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_verbs(add)
     machine.add_verbs(add)
     runs.add_verbs(add)
+    models.add_verbs(add)
     return parser
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from ena24ssd.boxes import Box
 from ena24ssd.files import replacing
+from ena24ssd.picturenames import relative_name
 
 FORMAT_VERSION = "1.6"
 COORDINATE_DIGITS = 7  # 6 would move an edge of a 12,000 pixel picture by 0.006 px, a width by 0.012 px
@@ -44,7 +46,8 @@ class ImageDetections:
     ``file`` names the picture as the caller did, or relative to the folder of a results file; ``width`` and ``height``
     are its pixels.
     A picture without animals has no ``detections`` and no ``failure``. A picture that could not be read has its reason
-    in ``failure``, and neither a size nor detections.
+    in ``failure``, and neither a size nor detections. ``taken_at`` is when, by the camera's clock; None where the file
+    does not say.
     """
 
     file: str
@@ -52,6 +55,7 @@ class ImageDetections:
     height: int | None
     detections: tuple[Detection, ...] = ()
     failure: str | None = None
+    taken_at: datetime | None = None
 
 
 def rows_to_detections(
@@ -106,8 +110,9 @@ def write_megadetector(
 
     ``detector`` names the weights; ``detector_metadata`` is what tools may want to know about them, for example
     ``{"typical_detection_threshold": 0.5}``. A file below ``root`` is written relative to it, any other as it is.
-    Pictures carry ``width`` and ``height``, fields that the format leaves free and MegaDetector's own tools use under
-    these names, so that `read_megadetector` gets back to pixels: to within 0.01 px up to 12,000 px a side.
+    Pictures carry ``width``, ``height`` and ``datetime``, fields that the format leaves free and MegaDetector's own
+    tools use under these names, so that `read_megadetector` gets back to pixels: to within 0.01 px up to 12,000 px a
+    side.
 
     ``results`` may be a generator: pictures are written as they come. The file appears under its name when it is whole,
     so an interrupted call leaves what was there before.
@@ -134,8 +139,7 @@ def write_megadetector(
         for image in results:
             file.write((separator + json.dumps(_to_entry(image, class_names, root), allow_nan=False)).encode())
             separator = ",\n"
-        # Only now is the time of completion known, so info comes last.
-        info["detection_completion_time"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        # When this was is left out, as the format allows: the same pictures give the same file, whenever.
         file.write(f'\n],\n"info": {json.dumps(info, allow_nan=False)}}}\n'.encode())
 
 
@@ -177,10 +181,10 @@ def _to_entry(
     image: ImageDetections, class_names: Sequence[str], root: str | os.PathLike[str] | None
 ) -> dict[str, Any]:
     """One member of the format's ``images``."""
-    path = Path(image.file)
-    if root is not None and path.is_relative_to(root):
-        path = path.relative_to(root)
-    entry: dict[str, Any] = {"file": path.as_posix()}
+    name = Path(image.file).as_posix() if root is None else relative_name(image.file, root)
+    entry: dict[str, Any] = {"file": name}
+    if image.taken_at is not None:
+        entry["datetime"] = image.taken_at.isoformat(" ", "seconds")
     if image.failure is not None:
         return entry | {"failure": image.failure, "detections": None}
     if image.width is not None and image.height is not None:
@@ -238,9 +242,11 @@ def _from_entry(
     sizes: Mapping[str, tuple[int, int]],
     relative: bool,
 ) -> ImageDetections:
-    file, failure = entry["file"], entry.get("failure")
+    file, failure, taken_at = entry["file"], entry.get("failure"), _moment(entry.get("datetime"))
+    if not isinstance(file, str):
+        raise ValueError("has a file name that is no text; name the picture")
     if failure is not None:
-        return ImageDetections(file, None, None, failure=failure)
+        return ImageDetections(file, None, None, failure=failure, taken_at=taken_at)
     width, height = (entry["width"], entry["height"]) if "width" in entry else sizes.get(file, (None, None))
     width, height = (1, 1) if relative else (width, height)
     if not isinstance(entry["detections"], list):
@@ -259,4 +265,12 @@ def _from_entry(
             )
         box = Box(x * width, y * height, (x + w) * width, (y + h) * height)
         detections.append(Detection(label, class_names[label], score, box))
-    return ImageDetections(file, width, height, tuple(detections))
+    return ImageDetections(file, width, height, tuple(detections), taken_at=taken_at)
+
+
+def _moment(said: Any) -> datetime | None:
+    """A time as this package writes it, or as EXIF does, which MegaDetector copies; None for anything else."""
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y:%m:%d %H:%M:%S"):
+        with suppress(ValueError, TypeError):
+            return datetime.strptime(said, form)
+    return None

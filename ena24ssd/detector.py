@@ -1,174 +1,195 @@
-"""What is in this picture, or in this folder of pictures?"""
+"""What is in this picture?"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from PIL import Image as Pillow
 
-from ena24ssd import draw
-from ena24ssd.config import RunConfig, change_config
-from ena24ssd.detections import ImageDetections, rows_to_detections, write_megadetector
-from ena24ssd.engine import Engine, choose_engine, load_engine
-from ena24ssd.pictures import EXTENSIONS, PictureError, Square, read_picture, read_square, view_of
-from ena24ssd.runs import CheckpointName, open_run
+from ena24ssd.ahead import run_ahead
+from ena24ssd.boxes import Box
+from ena24ssd.config import change_config
+from ena24ssd.detections import Detection, ImageDetections, rows_to_detections
+from ena24ssd.engine import EngineError, Network
+from ena24ssd.memory import is_shortage
+from ena24ssd.models import Model, load_network, open_model
+from ena24ssd.pictures import PictureError, read_picture, upright, view_of
+from ena24ssd.picturewalk import PictureWalk
+from ena24ssd.runs import CheckpointName
+from ena24ssd.thresholds import Thresholds
+from ena24ssd.tiles import Tiling, cut, merge
+
+WHOLE = Tiling(1, 1)  # pictures as they are
+
+Picture = Path | str | Pillow.Image | np.ndarray  # a file, or a picture in memory: RGB, (H, W, 3) uint8
+
+
+class Seen(NamedTuple):
+    """A picture as it goes to the network, or why it does not."""
+
+    image: ImageDetections  # without detections yet
+    squares: np.ndarray | tuple[()]  # (T, S, S, 3) uint8: the whole picture, and its tiles
+    views: Sequence[Box]  # which part of the picture each square is made from
 
 
 class Detector:
     """A trained network, ready for pictures.
 
     >>> detector = Detector.load("runs/demo")                                           # doctest: +SKIP
-    >>> for picture in detector.detect(["a.jpg", "b.jpg"]): print(picture.detections)   # doctest: +SKIP
+    >>> for picture in detector.detect("cards/7"): print(picture.file, picture.detections)   # doctest: +SKIP
     """
 
-    def __init__(self, engine: Engine, class_names: Sequence[str], config: RunConfig):
-        self.class_names = tuple(class_names)
-        self.threshold = config.evaluation.score  # the lowest score kept unless a call says otherwise
-        self._engine, self._config = engine, config
+    def __init__(
+        self,
+        network: Network,
+        model: Model,
+        tiling: Tiling = WHOLE,
+        opening: Callable[[str], BinaryIO] | None = None,
+        threads: int | None = None,
+    ):
+        self.model = model
+        self.class_names = model.class_names
+        self.thresholds: Thresholds = model.thresholds()
+        self.device = network.device
+        self.batch = network.batch  # pictures at once that suit the network
+        self._network, self._tiling, self._opening, self._threads = network, tiling, opening, threads
+        self._side, self._fit = model.config.data.image_side, model.config.data.fit
 
     @classmethod
     def load(
         cls,
-        folder: Path | str,
+        model: Path | str | Model,
         checkpoint: CheckpointName = "best",
         *,
         device: str | None = None,
         engine: str | None = None,
+        threads: int | None = None,
+        reading: Mapping[str, Any] | None = None,
+        tiling: Tiling = WHOLE,
+        opening: Callable[[str], BinaryIO] | None = None,
     ) -> Detector:
-        """From a run folder, with the engine that trained it; where that cannot run here, with the other.
+        """From a run folder or an exported model.
 
-        ``device`` and ``engine`` (``gluon``, ``pytorch``) overrule that. Raises RunError or EngineError.
+        Parameters: ``device``, ``engine`` and ``threads`` as of `ena24ssd.models.load_network`; ``reading``, fields of
+        the config's evaluation section that say how boxes are read off the network (``nms``, ``class_agnostic_nms``);
+        ``tiling``, into which parts pictures are cut as well, for animals that are small on them; ``opening``, what
+        opens a file by its name where that is no path.
+        Raises RunError, ExportedError, ConfigError or EngineError.
         """
-        run = open_run(folder)
-        config = change_config(run.config, {"engine": engine or "auto"} | ({"device": device} if device else {}))
-        config = change_config(config, {"engine": choose_engine(config, run.config.engine).engine})
-        engine = load_engine(config, run.class_names)
-        engine.load_weights(run.load_checkpoint(checkpoint).weights)
-        return cls(engine, run.class_names, config)
+        model = model if isinstance(model, Model) else open_model(model, checkpoint)
+        if reading:
+            changes = {f"evaluation.{name}": value for name, value in reading.items()}
+            model = replace(model, config=change_config(model.config, changes))
+        network = load_network(model, device=device, engine=engine, threads=threads)
+        return cls(network, model, tiling, opening, threads)
 
     def detect(
-        self, files: Iterable[Path | str], threshold: float | None = None, *, batch_size: int = 8
+        self,
+        pictures: Picture | Iterable[Picture],
+        threshold: float | None = None,
+        *,
+        batch_size: int | None = None,
     ) -> Iterator[ImageDetections]:
-        """Detections of every file, in the order given, best first, in pixels of the original picture.
+        """Detections of every picture, in the order given, best first, in pixels of the original.
 
+        ``pictures`` is a file, a folder (with all that lies in it), a picture in memory, or any number of these.
         Nothing found is an empty tuple. A file that gives no picture has its reason in ``failure``; the others go on.
-        ``threshold`` is the lowest score kept (left out: the run's ``evaluation.score``). Decoding runs ahead of the
-        network by a batch; memory does not grow with the number of files.
+        ``threshold`` is the lowest score kept (left out: those of ``thresholds``). Memory does not grow with the
+        number of pictures.
         """
-        threshold = self.threshold if threshold is None else threshold
-        todo = iter(files)
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+        counting = self.thresholds if threshold is None else Thresholds(threshold)
+        for portion in self.detect_portions(_listed(pictures), batch_size, counting.lowest):
+            yield from map(counting.select, portion)
 
-            def start() -> list:
-                return [(file, pool.submit(self._decode, file)) for file in islice(todo, batch_size)]
+    def detect_portions(
+        self, pictures: Iterable[Picture], size: int | None = None, keep: float = 0.0
+    ) -> Iterator[list[ImageDetections]]:
+        """The same in portions of ``size`` pictures, as the network gets them, with detections that score ``keep``.
 
-            coming = start()
-            while coming:
-                portion, coming = coming, start()
-                yield from self._detect_batch([(str(file), job.result()) for file, job in portion], threshold)
+        Which pictures share a portion decides the last bits of their scores, with some engines. Files are read by
+        ``threads`` threads (left out: one a core), a portion ahead of the network. Raises EngineError where memory does
+        not last.
+        """
+        size = size or self.batch
+        seen = run_ahead(self._look_at, pictures, self._threads, "decode", lead=2 * size)
+        while portion := list(islice(seen, size)):
+            yield list(self._detect_portion(portion, keep))
 
-    def _decode(self, file: Path | str) -> Square | PictureError:
+    def _look_at(self, picture: Picture) -> Seen:
+        file = os.fspath(picture) if isinstance(picture, (str, Path)) else ""
         try:
-            return read_square(file, self._config.data.image_side, self._config.data.fit)
+            whole = self._decode(file) if file else _in_memory(picture)
+            width, height = whole.info["full_size"]
+            views = self._tiling.views(width, height)
+            squares = cut(whole, views, self._side, self._fit)
         except PictureError as failure:
-            return failure
+            return Seen(ImageDetections(file, None, None, failure=str(failure)), (), ())
+        return Seen(ImageDetections(file, width, height, taken_at=whole.info["taken_at"]), squares, views)
 
-    def _detect_batch(
-        self, portion: Sequence[tuple[str, Square | PictureError]], threshold: float
-    ) -> Iterator[ImageDetections]:
-        squares = [square for _, square in portion if isinstance(square, Square)]
-        rows = iter(self._engine.detect(np.stack([square.pixels for square in squares])) if squares else ())
-        for file, square in portion:
-            if isinstance(square, PictureError):
-                yield ImageDetections(file, None, None, failure=str(square))
-                continue
-            size = square.width, square.height
-            view = view_of(*size, self._config.data.image_side, self._config.data.fit)
-            found = rows_to_detections(next(rows), self.class_names, *size, threshold, view)
-            yield ImageDetections(file, *size, found)
+    def _decode(self, file: str) -> Pillow.Image:
+        least = self._tiling.least(self._side)
+        if self._opening is None:
+            return read_picture(file, least=least)
+        with self._opening(file) as stream:
+            return read_picture(stream, least=least)
 
+    def _detect_portion(self, portion: Sequence[Seen], keep: float) -> Iterator[ImageDetections]:
+        squares = [square for seen in portion for square in seen.squares]
+        rows = self._ask(squares, len(portion))
+        for image, own, views in portion:
+            if image.failure is None:
+                found = [self._read(next(rows), view, keep) for view, _ in zip(views, own)]
+                image = replace(image, detections=self._merge(found, views))
+            yield image
 
-@dataclass
-class Summary:
-    """What `predict` did."""
+    def _ask(self, squares: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:
+        """What the network says of each square, asked ``size`` at a time."""
+        for start in range(0, len(squares), size):
+            try:
+                yield from self._network.detect(np.stack(squares[start : start + size]))
+            except Exception as fault:
+                if not is_shortage(fault):
+                    raise
+                raise EngineError(
+                    f"memory does not last for {size} pictures at once ({fault}); lower --batch"
+                ) from fault
 
-    root: Path  # file names in the results start from it
-    pictures: int = 0
-    detections: int = 0
-    failures: list[ImageDetections] = field(default_factory=list)
+    def _read(self, rows: np.ndarray, view: Box, keep: float) -> tuple[Detection, ...]:
+        """What the network found in one view, in pixels of the view."""
+        shown = view_of(view.width, view.height, self._side, self._fit)
+        return rows_to_detections(rows, self.class_names, view.width, view.height, keep, shown)
 
-
-def predict(
-    run: Path | str,
-    paths: Sequence[Path | str],
-    out: Path,
-    *,
-    draw_into: Path | None = None,
-    threshold: float | None = None,
-    checkpoint: CheckpointName = "best",
-    device: str | None = None,
-    engine: str | None = None,
-    quiet: bool = False,
-) -> Summary:
-    """Detect in pictures and folders; write MegaDetector JSON to ``out`` and drawn pictures into ``draw_into``.
-
-    File names start from the deepest folder that holds all of ``paths``. A picture that gives none is a recorded
-    failure. Raises RunError, EngineError, FileNotFoundError for a path that is not there, ValueError for no pictures.
-    """
-    drawings = draw_into and Path(os.path.abspath(draw_into))
-    files = [file for file in find_pictures(paths) if not (drawings and file.is_relative_to(drawings))]
-    if not files:
-        raise ValueError(f"no pictures in {', '.join(map(str, paths))}; known are {', '.join(sorted(EXTENSIONS))}")
-    detector = Detector.load(run, checkpoint, device=device, engine=engine)
-    threshold = detector.threshold if threshold is None else threshold
-    summary = Summary(common_folder(paths))
-
-    def results() -> Iterator[ImageDetections]:
-        found = detector.detect(files, threshold)
-        for result in tqdm(found, "detecting", len(files), leave=False, unit="picture", disable=quiet or None):
-            summary.pictures += 1
-            summary.detections += len(result.detections)
-            if result.failure is not None:
-                summary.failures.append(result)
-            elif drawings:
-                target = drawings / Path(result.file).relative_to(summary.root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                drawn = draw.draw_detections(read_picture(result.file), result)
-                drawn.save(target.with_name(target.name + ".jpg"), quality=90)  # a.jpg and a.png stay apart
-            yield result
-
-    advice = {"typical_detection_threshold": threshold}
-    name = f"ena24ssd {Path(run).name}"
-    root = summary.root
-    write_megadetector(out, results(), detector.class_names, detector=name, detector_metadata=advice, root=root)
-    return summary
+    def _merge(self, found: Sequence[tuple[Detection, ...]], views: Sequence[Box]) -> tuple[Detection, ...]:
+        evaluation = self.model.config.evaluation
+        return merge(found, views, evaluation.nms, evaluation.class_agnostic_nms)
 
 
-def find_pictures(paths: Iterable[Path | str]) -> list[Path]:
-    """The pictures among files and, recursively, in folders; folders give what has a picture's extension, in any case.
-
-    Absolute paths, sorted within each folder, without repetition. A file named outright is kept whatever its extension.
-    Raises FileNotFoundError for a path that does not exist.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, map(os.path.abspath, paths)):
-        if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir())
-            found |= dict.fromkeys(sorted(inside))
-        elif path.exists():
-            found[path] = None
-        else:
-            raise FileNotFoundError(f"{path}: no such picture or folder")
-    return list(found)
+def _listed(pictures: Picture | Iterable[Picture]) -> Iterator[Picture]:
+    """Every picture, of folders too."""
+    if isinstance(pictures, (str, Path)):
+        yield from PictureWalk([pictures])
+    elif isinstance(pictures, (Pillow.Image, np.ndarray)):
+        yield pictures
+    else:
+        for each in pictures:
+            if isinstance(each, (str, Path)) and not os.path.isdir(each):
+                yield each  # under the name it was given; one that is not there is a failure of its own
+            else:
+                yield from _listed(each)
 
 
-def common_folder(paths: Sequence[Path | str]) -> Path:
-    """The deepest folder that holds all of the pictures and folders."""
-    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
-    return Path(os.path.commonpath(folders))
+def _in_memory(picture: Pillow.Image | np.ndarray) -> Pillow.Image:
+    """A picture in memory as `read_picture` gives it. Raises ValueError for an array that is no picture."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise ValueError(
+                f"an array of {picture.dtype} and shape {picture.shape} is no picture; give RGB as (H, W, 3) uint8"
+            )
+        picture = Pillow.fromarray(picture)
+    return upright(picture)

@@ -26,6 +26,9 @@ ENGINES = {
 }
 
 
+RUNTIMES = ("onnxruntime", "openvino")  # that run exported graphs
+
+
 class EngineError(RuntimeError):
     """The framework or the device cannot be used; the message says what to install or to change."""
 
@@ -77,10 +80,23 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
-class Engine(Protocol):
-    """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together."""
+class Network(Protocol):
+    """A network that finds animals."""
 
     device: str
+    batch: int  # pictures at once that suit it
+
+    def detect(self, images: np.ndarray) -> np.ndarray:
+        """Forward, softmax, decode, NMS.
+
+        ``images`` (B, S, S, 3) uint8. Returns (B, K, 6) float32 rows ``[label, score, left, top, right, bottom]``
+        in unit corners, best first; rows with label -1 are padding.
+        """
+
+
+class Engine(Network, Protocol):
+    """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together."""
+
     learning_rate: float
     rank: int  # of this worker: 0 measures and writes
     workers: int
@@ -102,13 +118,6 @@ class Engine(Protocol):
 
     def measure_step(self, batch: Batch) -> MeasuredStep:
         """Forward with running statistics, match, loss, detections of the same forward; nothing changes."""
-
-    def detect(self, images: np.ndarray) -> np.ndarray:
-        """Forward, softmax, decode, NMS.
-
-        ``images`` (B, S, S, 3) uint8. Returns (B, K, 6) float32 rows ``[label, score, left, top, right, bottom]``
-        in unit corners, best first; rows with label -1 are padding.
-        """
 
     def weights(self) -> dict[str, np.ndarray]:
         """Every parameter and running statistic under its structural name, e.g. ``features.conv31.weight``."""
@@ -175,6 +184,17 @@ def load_engine(config: RunConfig, class_names: Sequence[str], *, together: bool
     """
     module, maker = ENGINES[choose_engine(config).engine]
     return getattr(importlib.import_module(module), maker)(config, class_names, together=together)
+
+
+def load_graph(
+    model: bytes, config: RunConfig, class_names: Sequence[str], *, runtime: str = "auto", threads: int | None = None
+) -> Network:
+    """The network of an exported ONNX file. Raises EngineError where it cannot run here, or is not what it should be.
+
+    ``runtime``: one of `RUNTIMES`, or auto.
+    """
+    from_file = importlib.import_module("ena24ssd.onnx.engine").OnnxEngine
+    return from_file(model, config, class_names, runtime=runtime, device=config.device, threads=threads)
 
 
 def require_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -10,10 +10,13 @@ of the picture, is its `view_of`: boxes go to the network and come back through 
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import warnings
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
@@ -21,6 +24,7 @@ from PIL import ImageFile
 
 from ena24ssd.boxes import Box
 
+PREPROCESSING = 1  # counts up when the same file gives other pixels: a model must see what it was trained on
 FITS = ("squash", "letterbox")
 BAR = (124, 116, 104)  # the mean of ImageNet: with the default data.mean, bars are zeros to the network
 STRIP_TOP, STRIP_BOTTOM = 0.05, 0.12  # shares of the height; what Reconyx and Bushnell cameras print on lies in these
@@ -62,47 +66,61 @@ class Square(NamedTuple):
     height: int
     orientation: int = 1  # EXIF's, 2 to 8 where the camera was not held upright
     as_stored: bool = False  # the orientation was left alone, because the annotations describe the stored picture
+    taken_at: datetime | None = None  # by the camera's clock
 
 
-def read_picture(path: Path | str, *, stored_size: tuple[int, int] | None = None, least: int = 0) -> Pillow.Image:
-    """Decode a file to an RGB picture.
+def read_picture(
+    source: Path | str | BinaryIO, *, stored_size: tuple[int, int] | None = None, least: int = 0
+) -> Pillow.Image:
+    """Decode a file, named or opened, to an RGB picture.
 
     The EXIF orientation is applied, except where the annotations describe the file as it is stored: where
     ``stored_size``, their (width, height), has the shape of the stored picture and not that of the oriented one.
 
     ``least``: side in pixels below which detail is of no use; JPEGs are then decoded at 1/2, 1/4 or 1/8 as far as both
     sides stay at least twice as long. The picture's ``info`` holds ``full_size`` (width and height, oriented),
-    ``orientation`` (EXIF's, 1 to 8) and ``as_stored`` (whether it was left alone).
+    ``orientation`` (EXIF's, 1 to 8), ``as_stored`` (whether it was left alone) and ``taken_at`` (a datetime, or None).
 
     Raises PictureError for anything that gives no picture.
     """
-    path = Path(path)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv switches it on for everybody; half a picture is a failure here
     try:
-        with Pillow.open(path, formats=FORMATS) as source:
-            full_size = source.size
-            if full_size[0] * full_size[1] > MAX_PIXELS:
-                raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
-            if least:
-                source.draft("RGB", (2 * least, 2 * least))
-            orientation = orientation_of(source)
-            picture = _to_rgb(source)
+        if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise PictureError("not a file")  # reading from a pipe would wait for ever
+        with Pillow.open(source, formats=FORMATS) as opened:
+            return upright(opened, stored_size=stored_size, least=least)
     except PictureError:
         raise
     except FileNotFoundError:
         raise PictureError("no such file") from None
     except Pillow.UnidentifiedImageError:
-        reason = "the file is empty" if path.stat().st_size == 0 else "not a picture format this package reads"
+        reason = "the file is empty" if _size_of(source) == 0 else "not a picture format this package reads"
         raise PictureError(reason) from None
     except Pillow.DecompressionBombError:
         raise PictureError(f"more than {MAX_PIXELS:,} pixels") from None
     except DAMAGE as fault:
-        raise PictureError(f"damaged or unreadable ({fault})") from fault
+        # Whoever gets the results need not know where the file lay, as the system would tell.
+        words = getattr(fault, "strerror", None) or fault
+        raise PictureError(f"damaged or unreadable ({words})") from fault
+
+
+def upright(opened: Pillow.Image, *, stored_size: tuple[int, int] | None = None, least: int = 0) -> Pillow.Image:
+    """An opened picture in RGB as a person would look at it; parameters and ``info`` as of `read_picture`.
+
+    Raises PictureError for one that is too large, and whatever Pillow raises for a damaged one.
+    """
+    full_size = opened.size
+    if full_size[0] * full_size[1] > MAX_PIXELS:
+        raise PictureError(f"{full_size[0]} x {full_size[1]} pixels; the limit is {MAX_PIXELS:,} pixels")
+    if least:
+        opened.draft("RGB", (2 * least, 2 * least))
+    orientation, taken_at = orientation_of(opened), time_of(opened)
+    picture = _to_rgb(opened)
     as_stored = is_as_stored(stored_size, full_size, orientation)
     if orientation != 1 and not as_stored:
         picture = picture.transpose(TURN[orientation])
         full_size = full_size[::-1] if orientation >= 5 else full_size
-    picture.info |= {"full_size": full_size, "orientation": orientation, "as_stored": as_stored}
+    picture.info |= {"full_size": full_size, "orientation": orientation, "as_stored": as_stored, "taken_at": taken_at}
     return picture
 
 
@@ -160,18 +178,19 @@ def uncover(square: np.ndarray, width: int, height: int, fit: str) -> Pillow.Ima
 
 
 def read_square(
-    path: Path | str, side: int, fit: str = "squash", *, stored_size: tuple[int, int] | None = None
+    source: Path | str | BinaryIO, side: int, fit: str = "squash", *, stored_size: tuple[int, int] | None = None
 ) -> Square:
     """Decode one file and fit it into a square, at the lowest cost that keeps it sharp.
 
     Where ``stored_size``, the size in the annotations, has the shape of the picture, the square shows exactly what
     `view_of` says of that size. Raises PictureError.
     """
-    picture = read_picture(path, stored_size=stored_size, least=side)
+    picture = read_picture(source, stored_size=stored_size, least=side)
     width, height = picture.info["full_size"]
     annotated = stored_size is not None and same_shape(stored_size, (width, height))
     pixels = fit_square(picture, side, fit, stored_size if annotated else (width, height))
-    return Square(pixels, width, height, picture.info["orientation"], picture.info["as_stored"])
+    said = (picture.info[name] for name in ("orientation", "as_stored", "taken_at"))
+    return Square(pixels, width, height, *said)
 
 
 def _place(width: int, height: int, side: int) -> tuple[int, int, int, int]:
@@ -190,14 +209,34 @@ def orientation_of(source: Pillow.Image) -> int:
     return orientation if orientation in TURN else 1
 
 
+def time_of(source: Pillow.Image) -> datetime | None:
+    """When an opened picture was taken, by the camera's clock; None where EXIF does not say."""
+    try:
+        notes = source.getexif()
+        said = notes.get_ifd(0x8769).get(0x9003) or notes.get(0x0132)  # DateTimeOriginal, else DateTime
+        return datetime.strptime(str(said).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except DAMAGE:  # among them a time that is none: cameras whose battery ran out write zeros
+        return None
+
+
+def _size_of(source: Path | str | BinaryIO) -> int:
+    """Bytes of a file."""
+    if isinstance(source, (str, Path)):
+        return Path(source).stat().st_size
+    return source.seek(0, 2)
+
+
 def _to_rgb(source: Pillow.Image) -> Pillow.Image:
     if source.mode.startswith("I") or source.mode == "F":  # 16-bit and float scans
-        values = np.asarray(source, dtype=np.float64)
+        values = np.asarray(source)
         top = 65535.0  # whatever a single picture holds: else its brightness would hang on its brightest pixel
         if source.mode == "F" or (source.mode == "I" and source.format != "PNG"):  # nothing says what is white there
             highest = values.max(initial=0)
             top = 1.0 if source.mode == "F" and highest <= 1 else 255.0 if highest <= 255 else 65535.0
-        return Pillow.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.empty(values.shape, np.uint8)
+        for row, shown in zip(values, grey):  # one by one: of all together, float64 takes eight times the room
+            shown[:] = np.clip(row.astype(np.float64) * (255.0 / top), 0, 255)
+        return Pillow.fromarray(grey).convert("RGB")
     if "transparency" in source.info or source.mode in ("RGBA", "LA", "PA"):
         layered = source.convert("RGBA")
         return Pillow.alpha_composite(Pillow.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("RGB")

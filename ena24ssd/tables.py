@@ -10,10 +10,14 @@ from prettytable import PrettyTable
 
 if TYPE_CHECKING:
     from ena24ssd.assessment import Report
+    from ena24ssd.exported import Exported
     from ena24ssd.leaks import Leaks
+    from ena24ssd.outcome import Outcome
+    from ena24ssd.repeatspage import RepeatReport
     from ena24ssd.scores import Range, Scores
 
 Metrics = Mapping[str, float]
+SHOWN = 20  # folders that are named one by one
 
 POST_COLUMNS = {
     "Accuracy": "anchor/accuracy",
@@ -248,6 +252,63 @@ def _figure(value: float | None, digits: int = 4) -> str:
 
 def _range(both: Range | None) -> str:
     return "" if both is None or not _is_number(both.low) else f"{both.low:.3f} to {both.high:.3f}"
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """What was found on pictures nobody has labelled, what failed, and where it stands."""
+    some = sum(outcome.species.values())
+    lines = [
+        f"{outcome.pictures:,} pictures: {outcome.with_animals:,} with animals ({some:,} detections), "
+        f"{outcome.blank:,} without, {outcome.failed:,} failed"
+    ]
+    if outcome.species:
+        table = PrettyTable(["species", "detections"], align="r")
+        table.align["species"] = "l"
+        for name, count in outcome.species.most_common():
+            table.add_row([_name(name), f"{count:,}"])
+        lines.append(str(table))
+    lines += [f"  {printable(image.file)}: {printable(image.failure)}" for image in outcome.failures]
+    if outcome.failed > len(outcome.failures):
+        lines.append(f"  ... and {outcome.failed - len(outcome.failures):,} more, which the results name")
+    lines += map(printable, outcome.notes)
+    left_out = outcome.left_out
+    if left_out.videos:
+        lines.append(
+            f"left out {left_out.videos:,} videos, such as {printable(left_out.first_video)}: take frames of them first"
+        )
+    lines += [f"left out the folder {printable(folder)}: {printable(why)}" for folder, why in left_out.folders[:SHOWN]]
+    if len(left_out.folders) > SHOWN:
+        lines.append(f"left out {len(left_out.folders) - SHOWN:,} more folders")
+    lines.append(f"wrote {', '.join(map(printable, outcome.files))}; file names start from {printable(outcome.root)}")
+    return "\n".join(lines)
+
+
+def describe_export(exported: Exported) -> str:
+    """What was written, and how near it is to the network it was made from."""
+    check = exported.check
+    size = sum(file.size for file in exported.files) / 1e6
+    if check.native_map is None:
+        kept = (
+            f"scores within {check.score_difference:.1g}, boxes within {check.box_difference:.1g} px "
+            f"({check.detections:,} detections)"
+        )
+    else:
+        kept = (
+            f"mAP {check.exported_map:.4f} where the network has {check.native_map:.4f}, mAP50 "
+            f"{check.exported_map50:.4f} where it has {check.native_map50:.4f}"
+        )
+    return f"wrote {printable(exported.path)} ({size:.1f} MB): {kept}, on {check.pictures:,} {check.source} pictures"
+
+
+def describe_repeats(report: RepeatReport) -> str:
+    """How many boxes stay the same, and what is left without them."""
+    if not report.repeats:
+        return f"no box stays the same on many pictures of a camera ({report.detections:,} detections)"
+    return (
+        f"{len(report.repeats):,} boxes stay the same on many pictures of {report.cameras:,} cameras; without them "
+        f"{report.detections - report.removed:,} of {report.detections:,} detections are left, and {report.emptied:,} "
+        "pictures more are blank"
+    )
 
 
 def species_table(boxes: Mapping[str, int]) -> PrettyTable:

@@ -13,12 +13,13 @@ from ena24ssd import cli
 from ena24ssd.choosing import choose_split
 from ena24ssd.config import read_config
 from ena24ssd.detections import read_megadetector
-from ena24ssd.detector import common_folder
+from ena24ssd.picturewalk import common_folder
 from ena24ssd.sources import read_source
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
     *("check", "compare", "convert", "curves", "doctor", "download", "evaluate", "explore", "predict", "runs"),
+    *("export", "merge", "repeats"),
     *("split", "synth", "train"),
 ]
 SMALL = [

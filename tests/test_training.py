@@ -21,7 +21,6 @@ pytest.importorskip("tensorboard", reason="no extra with an engine is installed"
 from trained import EPOCHS, small_config
 
 from ena24ssd.assessment import evaluate
-from ena24ssd.detector import Detector, find_pictures
 from ena24ssd.epoch import DivergedError
 from ena24ssd.runs import RunError, open_run
 from ena24ssd.scores import plain
@@ -181,51 +180,3 @@ def test_tensorboard_serves_histograms_pictures_rate_and_graph(board):
     assert len(board("scalars/scalars?run=Learning_rate%2Ftrain&tag=Learning_rate")) == EPOCHS
     graph = board("graphs/graph?run=.")
     assert b"conv" in graph and graph.count(b"node {") > 50
-
-
-# -- prediction -----------------------------------------------------------------------------------------------------
-
-
-def test_a_detector_finds_the_same_as_evaluation_drew_on(run, scenes):
-    files = find_pictures([scenes / "images"])
-    assert len(files) == 48
-    results = list(Detector.load(run.folder).detect(files, threshold=0.05))
-    assert [result.file for result in results] == [str(file) for file in files]
-    for result in results:
-        assert result.failure is None and (result.width, result.height) == (160, 120)
-        for found in result.detections:
-            assert found.name == run.class_names[found.label] and found.score >= 0.05
-            assert 0 <= found.box.left < found.box.right <= 160 and 0 <= found.box.top < found.box.bottom <= 120
-    assert any(result.detections for result in results)
-
-
-def test_a_broken_picture_is_a_failure_and_holds_nobody_up(run, scenes, tmp_path):
-    good = find_pictures([scenes / "images"])[:2]
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    (tmp_path / "empty.png").touch()
-    files = [good[0], tmp_path / "bad.jpg", tmp_path / "empty.png", good[1]]
-    detector = Detector.load(run.folder)
-    results = list(detector.detect(files, 0.1))
-    assert [result.failure is None for result in results] == [True, False, False, True]
-    alone = next(detector.detect(good[:1], 0.1)).detections
-    assert [found.label for found in results[0].detections] == [found.label for found in alone]
-    for beside, single in zip(results[0].detections, alone):  # another batch size may round another way
-        assert beside.score == pytest.approx(single.score, abs=1e-5)
-        assert tuple(beside.box) == pytest.approx(tuple(single.box), abs=0.01)
-    assert all(result.failure for result in detector.detect(files[1:3])), "a batch of failures alone"
-
-
-def test_nothing_found_is_an_empty_tuple(run, scenes):
-    results = list(Detector.load(run.folder).detect(find_pictures([scenes / "images"])[:3], threshold=1.0))
-    assert [result.detections for result in results] == [(), (), ()]
-
-
-def test_pictures_are_found_in_folders_whatever_the_case_of_their_extension(tmp_path):
-    for name in ("b.JPG", "a.jpg", "deep/er/c.Png", "notes.txt", "clip.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    found = find_pictures([tmp_path, tmp_path / "a.jpg", tmp_path / "notes.txt"])
-    assert [str(file.relative_to(tmp_path)) for file in found] == ["a.jpg", "b.JPG", "deep/er/c.Png", "notes.txt"]
-    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
-        find_pictures([tmp_path / "absent.jpg"])

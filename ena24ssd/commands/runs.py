@@ -46,21 +46,13 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     door.add_argument("--report", type=Path, metavar="DIR", help="folder for report.html and report.json")
     door.add_argument("--sheet", type=Path, help="picture file to draw detections beside the truth into")
     door.add_argument("--json", type=Path, help="file to write the figures to, in short")
-    _add_model_options(door)
+    add_model_options(door)
 
     door = add("compare", _compare, "Is one model better than another, or was it luck?")
     door.add_argument("choices", nargs="+", metavar="RUN | RESULTS.json | evaluation.field=value")
     _add_judging_options(door)
     door.add_argument("--json", type=Path, help="file to write the verdicts to")
-    _add_model_options(door)
-
-    door = add("predict", _predict, "Find animals in pictures; write MegaDetector JSON and drawn pictures.")
-    door.add_argument("run", type=Path)
-    door.add_argument("paths", nargs="+", metavar="picture-or-folder")
-    door.add_argument("--out", type=Path, default=Path("results.json"), help="MegaDetector JSON (%(default)s)")
-    door.add_argument("--draw", type=Path, help="folder for pictures with the detections drawn on them")
-    door.add_argument("--threshold", type=float, help="lowest score to keep (default: the run's evaluation.score)")
-    _add_model_options(door)
+    add_model_options(door)
 
 
 def _add_judging_options(door: argparse.ArgumentParser) -> None:
@@ -69,7 +61,7 @@ def _add_judging_options(door: argparse.ArgumentParser) -> None:
     door.add_argument("--split-file", type=Path, help="saved split for results files")
 
 
-def _add_model_options(door: argparse.ArgumentParser) -> None:
+def add_model_options(door: argparse.ArgumentParser) -> None:
     door.add_argument("--checkpoint", choices=("best", "last"), default="best")
     door.add_argument("--device", help="cpu, gpu, gpu:N or auto (default: as in training)")
     door.add_argument("--engine", choices=ENGINES, help="default: the one that trained it, where it can run here")
@@ -214,24 +206,3 @@ def _engine(choice: argparse.Namespace) -> list[str]:
 
 def _is_override(word: str) -> bool:
     return "=" in word and not Path(word).exists()
-
-
-def _predict(choice: argparse.Namespace) -> int:
-    from ena24ssd.detector import predict
-
-    done = predict(
-        choice.run,
-        choice.paths,
-        choice.out,
-        draw_into=choice.draw,
-        threshold=choice.threshold,
-        checkpoint=choice.checkpoint,
-        device=choice.device,
-        engine=choice.engine,
-        quiet=choice.quiet,
-    )
-    print(f"{done.pictures} pictures, {done.detections} detections, {len(done.failures)} failed; wrote {choice.out}")
-    print(f"file names in it start from {done.root}")
-    for result in done.failures:
-        print(f"  {result.file}: {result.failure}")
-    return 0

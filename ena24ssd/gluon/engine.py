@@ -109,6 +109,7 @@ class GluonEngine:
         self._contexts = open_devices(config.device)
         self._context = self._contexts[0]  # that measures and detects
         self.device = ", ".join(map(str, self._contexts))
+        self.batch = 16 if self._context.device_type == "gpu" else 8
         mxnet.random.seed(config.seed)
         self.net = Ena24SSD(self._classes, config.model)
         self.net.initialize(ctx=self._contexts)

@@ -131,6 +131,7 @@ class PytorchEngine:
         if precision == "auto":
             precision = "bfloat16" if multiplies_bfloat16(self._device) else "float32"
         self._is_half = precision == "bfloat16"
+        self.batch = 16 if self._device.type == "cuda" else 8
         self.device = f"{describe(self._device)}, {precision}"
         self.net = Ena24SSD(self.classes, config.model)
         _initialise(self.net, config.seed)
