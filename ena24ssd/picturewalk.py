@@ -36,7 +36,8 @@ class PictureWalk:
 
     Folders give what has a picture's extension, in any case, sorted by name, and folders among them at their place.
     Hidden files (``.name``, which Apple's systems leave beside every picture) are no pictures. Links are followed, but
-    not back into a folder that they lie in. A file named outright is given whatever its extension. What is named twice,
+    not into a folder that is searched without them, or by way of another: a few folders with links to one another would
+    have millions of ways through them. A file named outright is given whatever its extension. What is named twice,
     itself or with its folder, is given once. ``leave_out``: folders not to look into.
 
     Raises FileNotFoundError for a path that does not exist.
@@ -46,9 +47,11 @@ class PictureWalk:
         self._roots = _without_repetition([Path(os.path.abspath(path)) for path in paths])
         self._leave_out = {os.path.realpath(folder) for folder in leave_out}
         self.left_out = LeftOut()
+        self._searched: set[str] = set()  # folders, by their paths without links, in which all is found anyway
 
     def __iter__(self) -> Iterator[Path]:
         self.left_out = LeftOut()
+        self._searched = {os.path.realpath(root) for root in self._roots if root.is_dir()}
         for root in self._roots:
             if root.is_dir():
                 yield from self._walk(root)
@@ -67,12 +70,22 @@ class PictureWalk:
                 path = folder / name
                 if is_folder:
                     inside = os.path.realpath(path) if is_link else os.path.join(real, name)
+                    if is_link and not self._is_new(path, inside):
+                        continue
                     under_way.append(self._look_into(path, inside, places))
                     break
                 if self._is_picture(path):
                     yield path
             else:
                 under_way.pop()
+
+    def _is_new(self, link: Path, real: str) -> bool:
+        """Whether nothing else leads to the folder that a link leads to."""
+        if self._searched.isdisjoint(map(str, (real, *Path(real).parents))):
+            self._searched.add(real)
+            return True
+        self.left_out.folders.append((link, "a link to a folder that is searched anyway"))
+        return False
 
     def _look_into(
         self, folder: Path, real: str, above: frozenset[Place]
@@ -129,7 +142,7 @@ def _without_repetition(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists() and not path.is_symlink():
             raise FileNotFoundError(f"{path}: no such picture or folder")
-        is_found = path in folders or path.suffix.lower() in EXTENSIONS
+        is_found = path in folders or (path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
         if not (is_found and any(folder in path.parents for folder in folders)):
             kept[path] = None
     return list(kept)

@@ -21,7 +21,7 @@ from ena24ssd.calibration import load_calibration
 from ena24ssd.cameratraps import read
 from ena24ssd.config import ConfigError
 from ena24ssd.contest import compare_models
-from ena24ssd.detector import predict
+from ena24ssd.prediction import KEEP, Reading, predict
 from ena24ssd.runs import RunError, open_run
 from ena24ssd.training import train
 
@@ -43,7 +43,7 @@ def report(run):
 def results(run, scenes, tmp_path_factory):
     """What the run finds, written down with every score it looks at."""
     file = tmp_path_factory.mktemp("results") / "results.json"
-    predict(run.folder, [scenes / "images"], file, threshold=run.config.evaluation.floor, quiet=True)
+    predict(run.folder, [scenes / "images"], file, reading=Reading(keep=run.config.evaluation.floor), quiet=True)
     return file
 
 
@@ -342,11 +342,10 @@ def test_megadetectors_animals_are_judged_as_animals(results, scenes, tmp_path):
 
 
 def test_what_predict_leaves_out_is_no_difference_between_models(run, scenes, tmp_path):
-    """By default `predict` writes nothing below the threshold, whereas a network is asked for every score."""
-    threshold = 0.05
-    predict(run.folder, [scenes / "images"], tmp_path / "cut.json", threshold=threshold, quiet=True)
+    """`predict` writes nothing down that scores less than it keeps, whereas a network is asked for every score."""
+    predict(run.folder, [scenes / "images"], tmp_path / "cut.json", quiet=True)
     contest = compare_models([run.folder, tmp_path / "cut.json"], overrides=["evaluation.score=0.1"], quiet=True)
-    assert contest.floor >= threshold
+    assert contest.floor >= KEEP
     assert all(verdict.p == 1 for verdict in contest.verdicts)
 
 

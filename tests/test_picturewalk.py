@@ -59,14 +59,41 @@ def test_folders_that_are_named_are_left_out(tmp_path):
     assert found_in(PictureWalk([tmp_path], leave_out=[tmp_path / "drawn", tmp_path / "absent"]), tmp_path) == ["a.jpg"]
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    make(tmp_path, "real/a.jpg", "real/deep/b.jpg")
-    (tmp_path / "again").symlink_to(tmp_path / "real", target_is_directory=True)
-    (tmp_path / "real/deep/up").symlink_to(tmp_path / "real", target_is_directory=True)
-    (tmp_path / "real/self").symlink_to(tmp_path / "real/self")
-    walk = PictureWalk([tmp_path])
-    assert found_in(walk, tmp_path) == ["again/a.jpg", "again/deep/b.jpg", "real/a.jpg", "real/deep/b.jpg"]
-    assert [folder.name for folder, _ in walk.left_out.folders] == ["up", "up"]
+def test_links_are_followed_but_not_in_circles_and_no_picture_is_given_twice(tmp_path):
+    cards, elsewhere = tmp_path / "cards", tmp_path / "elsewhere"
+    make(cards, "real/a.jpg", "real/deep/b.jpg")
+    make(elsewhere, "c.jpg", "deep/d.jpg")
+    (elsewhere / "deep" / "back").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(cards)
+    (cards / "again").symlink_to(cards / "real")
+    (cards / "real" / "deep" / "up").symlink_to(cards / "real")
+    (cards / "real" / "self").symlink_to(cards / "real" / "self")
+    (cards / "there").symlink_to(elsewhere)
+    (cards / "there too").symlink_to(elsewhere)
+    (cards / "therein").symlink_to(elsewhere / "deep")
+    walk = PictureWalk([cards])
+    for _ in range(2):
+        expected = ["real/a.jpg", "real/deep/b.jpg", "there/c.jpg", "there/deep/d.jpg"]
+        assert found_in(walk, cards) == expected
+        assert [folder.name for folder, _ in walk.left_out.folders] == [
+            *("again", "up", "back", "round", "there too", "therein")
+        ]
+
+
+def test_links_among_many_folders_are_no_maze(tmp_path):
+    names = [str(number) for number in range(12)]
+    for name in names:
+        make(tmp_path, f"{name}/a.jpg")
+    for one in names:
+        for other in names:
+            (tmp_path / one / f"to {other}").symlink_to(tmp_path / other)
+    assert PictureWalk([tmp_path]).count() == 12
+    assert PictureWalk([tmp_path / "0"]).count() == 12, "the others by links alone"
+
+
+def test_a_hidden_file_that_is_named_is_given_beside_its_folder(tmp_path):
+    make(tmp_path, ".a.jpg", "b.jpg")
+    assert found_in(PictureWalk([tmp_path, tmp_path / ".a.jpg"]), tmp_path) == ["b.jpg", ".a.jpg"]
 
 
 def test_a_link_to_nothing_is_given_for_somebody_else_to_fail_at(tmp_path):

@@ -28,7 +28,7 @@ species = st.sampled_from(["Ox", "Emu", "Elk", ""])
 def test_what_counts_reaches_the_score_of_its_species(found, overall, own):
     image = ImageDetections("a.jpg", 1, 1, tuple(Detection(0, name, score, BOX) for name, score in found))
     thresholds = Thresholds(overall, own)
-    expected = [(name, score) for name, score in found if score >= (own[name] if name in own else overall)]
+    expected = [(name, score) for name, score in found if score >= own.get(name, overall)]
     selected = thresholds.select(image)
     assert [(each.name, each.score) for each in selected.detections] == expected
     assert replace(selected, detections=image.detections) == image, "all else is as it was"

@@ -222,7 +222,7 @@ def _rank_stably(model: Any) -> None:
     operators = importlib.import_module("openvino.opset11")
     for node in model.get_ops():
         if node.get_type_name() == "TopK":
-            how = node.get_attributes() | {"stable": True}
+            how = node.get_attributes() | {"sort": "value", "stable": True}
             stable = operators.topk(node.input_value(0), node.input_value(1), **how)
             for old, new in zip(node.outputs(), stable.outputs()):
                 old.replace(new)
