@@ -117,7 +117,8 @@ class Detector:
         not last.
         """
         size = size or self.batch
-        seen = run_ahead(self._look_at, pictures, self._threads, "decode", lead=2 * size)
+        lead = max(2 * size, 2 * (self._threads or os.cpu_count() or 1))
+        seen = run_ahead(self._look_at, pictures, self._threads, "decode", lead)
         while portion := list(islice(seen, size)):
             yield list(self._detect_portion(portion, keep))
 

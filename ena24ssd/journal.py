@@ -44,7 +44,7 @@ class Journal:
         lock = _hold(path)
         try:
             if os.path.lexists(path):
-                raise JournalError(f"{path}: there is a journal already; go on with it, or delete it to begin anew")
+                raise JournalError(f"{path}: there is a journal already; go on with it by --resume, or delete it")
             replace_file(path, _to_line({"journal": FORMAT, **header}))
             return cls(path, lock, set())
         except BaseException:
@@ -52,10 +52,11 @@ class Journal:
             raise
 
     @classmethod
-    def resume(cls, path: Path, header: Mapping[str, Any]) -> Journal:
+    def resume(cls, path: Path, header: Mapping[str, Any], free: Sequence[str] = ()) -> Journal:
         """The journal that was begun with this header, without a last line that is not whole.
 
-        Raises JournalError where there is none, and where the header says otherwise: which word of it, and how.
+        Raises JournalError where there is none, and where the header says otherwise: which word of it, and how. The
+        words in ``free`` may differ.
         """
         if not path.exists():
             raise JournalError(f"{path}: there is no journal to go on with; begin anew")
@@ -63,7 +64,8 @@ class Journal:
         try:
             lines = _read_lines(path)
             known, end = next(lines)
-            _require_same(path, known, json.loads(json.dumps({"journal": FORMAT, **header})))
+            wanted = json.loads(json.dumps({"journal": FORMAT, **header}))
+            _require_same(path, known, wanted | {word: known[word] for word in free if word in known})
             done: set[str] = set()
             for portion, end in lines:  # noqa: B007  (where the last whole line ends)
                 done.update(entry[0] for entry in portion)
@@ -128,6 +130,8 @@ def _hold(path: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise JournalError(f"{path}: another process is at this work; wait for it, or end it") from None
+    except NotImplementedError:  # a disk over the network, or in memory
+        raise JournalError(f"{path}: the disk it is on knows no locks; name one that does with --out") from None
     return lock
 
 

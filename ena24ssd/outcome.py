@@ -15,7 +15,7 @@ from ena24ssd import __version__
 from ena24ssd.detections import ImageDetections, write_megadetector
 from ena24ssd.models import Model
 from ena24ssd.outputs.camtrapdp import write_camtrapdp
-from ena24ssd.outputs.cocoresults import CocoResults, write_coco_results
+from ena24ssd.outputs.cocoresults import CocoResults, companion_of, write_coco_results
 from ena24ssd.outputs.csvtable import write_csv
 from ena24ssd.outputs.project import Project, read_project
 from ena24ssd.pictures import EXTENSIONS
@@ -38,6 +38,7 @@ class Outcome:
     with_animals: int = 0
     failed: int = 0
     species: Counter[str] = field(default_factory=Counter)  # detections of each
+    species_pictures: Counter[str] = field(default_factory=Counter)  # with at least one
     failures: list[ImageDetections] = field(default_factory=list)  # the first few
     files: list[Path] = field(default_factory=list)  # that were written
     notes: list[str] = field(default_factory=list)  # what a person should know of them
@@ -105,6 +106,7 @@ def count_outcome(pictures: Pictures, thresholds: Thresholds, root: Path) -> Out
         outcome.pictures += 1
         outcome.with_animals += bool(image.detections)
         outcome.species.update(found.name for found in image.detections)
+        outcome.species_pictures.update({found.name for found in image.detections})
         if image.failure is not None:
             outcome.failed += 1
             if len(outcome.failures) < SHOWN:
@@ -154,6 +156,8 @@ def write_outcome(
                     "camera's clock right?"
                 )
         outcome.files.append(path)
+        if name == "coco" and wanted.annotations is None:
+            outcome.files.append(companion_of(path))
     return outcome
 
 

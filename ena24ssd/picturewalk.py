@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ena24ssd.pictures import EXTENSIONS
 
+MARK = ".ena24ssd"  # the name of an empty file in folders that this package fills with pictures made of pictures
+
 Place = tuple[int, int]  # device and number of a folder on it: what a path and a link to it have in common
 
 VIDEOS = frozenset(
@@ -38,7 +40,8 @@ class PictureWalk:
     Hidden files (``.name``, which Apple's systems leave beside every picture) are no pictures. Links are followed, but
     not into a folder that is searched without them, or by way of another: a few folders with links to one another would
     have millions of ways through them. A file named outright is given whatever its extension. What is named twice,
-    itself or with its folder, is given once. ``leave_out``: folders not to look into.
+    itself or with its folder, is given once. ``leave_out``: folders not to look into; one that was filled by an earlier
+    prediction (`mark`) is left out too, unless it is named itself.
 
     Raises FileNotFoundError for a path that does not exist.
     """
@@ -103,6 +106,9 @@ class PictureWalk:
             elif real not in self._leave_out:  # it may have been made since the walk began
                 with os.scandir(folder) as entries:
                     names = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
+                if above and any(name == MARK for name, *_ in names):
+                    names = []
+                    self.left_out.folders.append((folder, "made by ena24ssd of pictures that lie elsewhere"))
         except OSError as error:
             self.left_out.folders.append((folder, error.strerror or str(error)))
         return folder, real, above | {place}, iter(names)
@@ -117,6 +123,12 @@ class PictureWalk:
         else:
             self.left_out.others += 1
         return False
+
+
+def mark(folder: Path) -> None:
+    """Make a folder for pictures made of pictures, known as such by its mark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
 
 
 def common_folder(paths: Sequence[Path | str]) -> Path:

@@ -26,12 +26,12 @@ from ena24ssd.crops import Crops
 from ena24ssd.detections import ImageDetections
 from ena24ssd.detector import Detector
 from ena24ssd.drawings import Drawings
-from ena24ssd.journal import Journal, read_journal
+from ena24ssd.journal import Journal, read_header, read_journal
 from ena24ssd.models import open_model
 from ena24ssd.outcome import Outcome, Wanted, file_of, write_json, write_outcome
 from ena24ssd.outputs.cocoresults import companion_of
 from ena24ssd.pictures import EXTENSIONS, read_picture
-from ena24ssd.picturewalk import LeftOut, PictureWalk, common_folder
+from ena24ssd.picturewalk import LeftOut, PictureWalk, common_folder, mark
 from ena24ssd.repeatspage import report_repeats
 from ena24ssd.runs import CheckpointName
 from ena24ssd.sorting import How, Sorting, clear_unfinished, require_apart
@@ -41,6 +41,7 @@ from ena24ssd.thresholds import Thresholds
 from ena24ssd.tiles import Tiling
 
 KEEP = 0.05  # lowest score that is written down for others to choose from
+BATCH = "pictures at once"  # in the journal's header
 JSON_ONLY = Wanted()
 
 Action = Callable[[ImageDetections, Callable[[], Pillow.Image]], None]
@@ -102,6 +103,9 @@ class Handling:
         return [folder for folder in (self.draw_into, self.crops_into, self.sort_into) if folder is not None]
 
     def actions(self, root: Path, thresholds: Thresholds, class_names: Sequence[str]) -> list[Action]:
+        """What to do with each picture; makes the folders."""
+        for folder in self.folders:
+            mark(folder)
         actions: list[Action] = []
         if self.draw_into is not None:
             actions.append(Drawings(self.draw_into, root, thresholds))
@@ -166,27 +170,28 @@ def predict(
     tiling = Tiling.parse(reading.tiles or "1x1")
     choice = {"device": device, "engine": engine, "threads": threads}
     detector = Detector.load(known, reading=reading.changes, tiling=tiling, **choice)
+    batch = reading.batch or (read_header(journal_file).get(BATCH) if going_on else None) or detector.batch
     header = {
         "model": known.digest,
         "paths": [os.path.abspath(path) for path in paths],
         "computed by": detector.device,
         "threshold": thresholds.overall,
         "species thresholds": dict(thresholds.species),
-        "reading": asdict(reading) | {"keep": keep, "batch": reading.batch or detector.batch},
+        "reading": {name: value for name, value in asdict(reading).items() if name != "batch"} | {"keep": keep},
+        BATCH: batch,
         "handling": {name: value and str(value) for name, value in asdict(handling).items()},
         "version": __version__,
     }
-    begin = Journal.resume if going_on else Journal.start
-    with listening() as asked, begin(journal_file, header) as journal:
+    # Other pictures at once may be asked for, as when memory did not last; the last bits of scores are then others.
+    journal = Journal.resume(journal_file, header, (BATCH,)) if going_on else Journal.start(journal_file, header)
+    with listening() as asked, journal:
         _clear([*files, companion_of(file_of("coco", out)), journal_file])
         if going_on:
             for folder in ours:
                 clear_unfinished(folder)
-        portions = detector.detect_portions(
-            (file for file in walk if str(file) not in journal.done), reading.batch, keep
-        )
+        portions = detector.detect_portions((file for file in walk if str(file) not in journal.done), batch, keep)
         actions = handling.actions(root, thresholds, known.class_names)
-        handled = act_on(portions, actions, reading.batch or detector.batch)
+        handled = act_on(portions, actions, batch)
         note_down(handled, journal, total, asked, sync_every=sync_every, quiet=quiet)
 
         def pictures() -> Iterator[ImageDetections]:
@@ -208,6 +213,7 @@ def predict(
             outcome.notes.append(describe_repeats(report))
             outcome.files += report.files
         journal.remove()
+    outcome.files += [folder for folder in handling.folders if folder.exists()]
     outcome.left_out = walk.left_out
     return outcome
 

@@ -258,29 +258,40 @@ def describe_outcome(outcome: Outcome) -> str:
     """What was found on pictures nobody has labelled, what failed, and where it stands."""
     some = sum(outcome.species.values())
     lines = [
-        f"{outcome.pictures:,} pictures: {outcome.with_animals:,} with animals ({some:,} detections), "
-        f"{outcome.blank:,} without, {outcome.failed:,} failed"
+        f"{_count(outcome.pictures, 'picture')}: {outcome.with_animals:,} with animals "
+        f"({_count(some, 'detection')}), {outcome.blank:,} without, {outcome.failed:,} failed"
     ]
     if outcome.species:
-        table = PrettyTable(["species", "detections"], align="r")
+        table = PrettyTable(["species", "pictures", "detections"], align="r")
         table.align["species"] = "l"
         for name, count in outcome.species.most_common():
-            table.add_row([_name(name), f"{count:,}"])
+            table.add_row([_name(name), f"{outcome.species_pictures[name]:,}", f"{count:,}"])
         lines.append(str(table))
-    lines += [f"  {printable(image.file)}: {printable(image.failure)}" for image in outcome.failures]
+    lines += [f"  {_line(image.file)}: {_line(image.failure)}" for image in outcome.failures]
     if outcome.failed > len(outcome.failures):
         lines.append(f"  ... and {outcome.failed - len(outcome.failures):,} more, which the results name")
-    lines += map(printable, outcome.notes)
+    lines += map(_line, outcome.notes)
     left_out = outcome.left_out
     if left_out.videos:
         lines.append(
-            f"left out {left_out.videos:,} videos, such as {printable(left_out.first_video)}: take frames of them first"
+            f"left out {_count(left_out.videos, 'video')}, such as {_line(left_out.first_video)}: take frames of them "
+            "out first"
         )
-    lines += [f"left out the folder {printable(folder)}: {printable(why)}" for folder, why in left_out.folders[:SHOWN]]
+    lines += [f"left out the folder {_line(folder)}: {_line(why)}" for folder, why in left_out.folders[:SHOWN]]
     if len(left_out.folders) > SHOWN:
         lines.append(f"left out {len(left_out.folders) - SHOWN:,} more folders")
-    lines.append(f"wrote {', '.join(map(printable, outcome.files))}; file names start from {printable(outcome.root)}")
+    lines.append(f"file names start from {_line(outcome.root)}; written:")
+    lines += [f"  {_line(file)}" for file in outcome.files]
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _line(text: object) -> str:
+    """As `printable`, in one line: what a name holds must not pass for a line of its own."""
+    return printable(text).replace("\n", "\\n")
 
 
 def describe_export(exported: Exported) -> str:

@@ -109,7 +109,7 @@ def tree(folder: Path) -> dict[str, bytes | str]:
 def all_words(pictures: Path, to: Path) -> list[object]:
     """A prediction that writes all there is to write."""
     return [
-        *(pictures, "--out", to / "found.json", "--format", "megadetector", "csv", "coco", "--quiet"),
+        *(pictures, "--out", to / "found.json", "--format", "megadetector,csv,coco", "--quiet"),
         *("--draw", to / "drawn", "--crops", to / "crops", "--sort-into", to / "sorted", "--threshold", "0.5"),
         *("--checkpoint-every", "5"),
     ]

@@ -64,7 +64,9 @@ def test_of_many_failures_the_first_are_shown(tmp_path):
 def test_each_format_holds_what_it_is_for(tmp_path):
     out = tmp_path / "deep" / "found.json"
     outcome = write(out, "csv", "megadetector", "coco")
-    assert outcome.files == [out.with_suffix(".csv"), out, out.with_suffix(".coco.json")]
+    assert outcome.files == [
+        *(out.with_suffix(".csv"), out, out.with_suffix(".coco.json"), out.with_suffix(".coco.images.json"))
+    ]
     results, names = read_megadetector(out)
     assert names == SPECIES
     assert [len(one.detections) for one in results] == [3, 2, 0, 0, 1], "all that was kept"

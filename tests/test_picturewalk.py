@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ena24ssd.picturewalk import PictureWalk
+from ena24ssd.picturewalk import PictureWalk, mark
 
 
 def make(folder, *names):
@@ -57,6 +57,14 @@ def test_what_is_named_twice_is_given_once(tmp_path, monkeypatch, paths, expecte
 def test_folders_that_are_named_are_left_out(tmp_path):
     make(tmp_path, "a.jpg", "drawn/a.jpg.jpg", "drawn/deep/b.jpg")
     assert found_in(PictureWalk([tmp_path], leave_out=[tmp_path / "drawn", tmp_path / "absent"]), tmp_path) == ["a.jpg"]
+
+
+def test_what_an_earlier_prediction_put_there_is_left_out_unless_it_is_named(tmp_path):
+    make(tmp_path, "a.jpg", "sorted/Fox/a.jpg")
+    mark(tmp_path / "sorted")
+    walk = PictureWalk([tmp_path])
+    assert found_in(walk, tmp_path) == ["a.jpg"] and walk.left_out.folders[0][0] == tmp_path / "sorted"
+    assert found_in(PictureWalk([tmp_path / "sorted"]), tmp_path) == ["sorted/Fox/a.jpg"]
 
 
 def test_links_are_followed_but_not_in_circles_and_no_picture_is_given_twice(tmp_path):

@@ -32,9 +32,9 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     door.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for the files")
     door.add_argument(
         "--format",
-        nargs="+",
-        choices=("onnx", "onnx-int8", "symbol"),
-        default=["onnx"],
+        type=_words,
+        default=("onnx",),
+        metavar="WORD[,WORD...]",
         help="onnx: pictures in, boxes out, for any machine (default). onnx-int8: the same, smaller and faster, a "
         "little less exact. symbol: MXNet's own, as in the post",
     )
@@ -85,10 +85,10 @@ def _add_outcome_options(door: argparse.ArgumentParser) -> None:
     group.add_argument("--out", type=Path, default=Path("results.json"), help="MegaDetector JSON (%(default)s)")
     group.add_argument(
         "--format",
-        nargs="+",
-        choices=("megadetector", "csv", "coco", "camtrap-dp"),
-        default=["megadetector"],
-        help="one or more; others than the first are written beside --out (default: megadetector)",
+        type=_words,
+        default=("megadetector",),
+        metavar="WORD[,WORD...]",
+        help="of megadetector, csv, coco and camtrap-dp; the last three are written beside --out (megadetector)",
     )
     group.add_argument("--annotations", type=Path, metavar="JSON", help="coco: a COCO json whose ids shall be used")
     group.add_argument("--deployment", type=Path, metavar="YAML", help="camtrap-dp: cameras, people, species (README)")
@@ -167,6 +167,10 @@ def _score_or_name(text: str) -> float | str:
         return text
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.replace(" ", "").split(",") if word)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
@@ -180,7 +184,7 @@ def _predict(choice: argparse.Namespace) -> int:
 
     what = choice.model, choice.paths, choice.out
     how = {
-        "wanted": Wanted(tuple(choice.format), choice.annotations, choice.deployment, choice.partial),
+        "wanted": Wanted(choice.format, choice.annotations, choice.deployment, choice.partial),
         "threshold": choice.threshold,
         "reading": Reading(choice.keep, choice.nms, choice.class_agnostic, choice.tiles, choice.batch),
         "handling": Handling(choice.draw, choice.crops, choice.sort_into, choice.sort_as),
