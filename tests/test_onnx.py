@@ -24,7 +24,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import ena24ssd.onnx.engine
 from ena24ssd.boxes import iou
 from ena24ssd.config import EvaluationConfig, RunConfig, change_config, read_config
 from ena24ssd.engine import EngineError, load_engine, load_graph
@@ -429,20 +428,18 @@ def test_weights_of_another_network_are_refused(config):
 # -- what runs it ----------------------------------------------------------------------------------------------------
 
 CHOICES = {
-    "float32": (("auto", "cpu", False), {"flags": {"avx512_vnni"}}, "onnxruntime", "no faster with float32"),
-    "int8 on an older CPU": (("auto", "cpu", True), {}, "onnxruntime", "without instructions for bytes"),
-    "int8 on a newer one": (("auto", "cpu", True), {"flags": {"avx_vnni"}}, "openvino", "CPU with avx_vnni"),
-    "int8 on one with AMX": (("auto", "auto", True), {"flags": {"avx_vnni", "amx_int8"}}, "openvino", "amx_int8"),
-    "int8 on a newer one without OpenVINO": (
-        ("auto", "cpu", True),
-        {"flags": {"avx_vnni"}, "missing": "openvino"},
+    "float32": (("auto", "cpu", False), {}, "onnxruntime", "no faster with float32"),
+    "int8": (("auto", "cpu", True), {}, "openvino", "faster with int8"),
+    "int8 without OpenVINO": (
+        ("auto", "auto", True),
+        {"missing": "openvino"},
         "onnxruntime",
         r"pip install 'ena24ssd\[openvino\]'",
     ),
     "OpenVINO alone": (("auto", "cpu", False), {"missing": "onnxruntime"}, "openvino", "onnxruntime is not installed"),
     "as asked": (("openvino", "auto", False), {}, "openvino", "asked for"),
-    "as asked, the other": (("onnxruntime", "cpu", True), {"flags": {"avx_vnni"}}, "onnxruntime", "asked for"),
-    "a GPU": (("auto", "auto", True), {"gpu": True, "flags": {"avx_vnni"}}, "onnxruntime", "GPU"),
+    "as asked, the other": (("onnxruntime", "cpu", True), {}, "onnxruntime", "asked for"),
+    "a GPU": (("auto", "auto", True), {"gpu": True}, "onnxruntime", "GPU"),
     "a GPU that is not wanted": (("auto", "cpu", False), {"gpu": True}, "onnxruntime", "float32"),
 }
 
@@ -455,8 +452,7 @@ def test_the_runtime_that_suits_is_chosen_and_why_is_said(monkeypatch, asked, ma
     assert choice.runtime == runtime and re.search(reason, choice.reason)
 
 
-def _pretend(monkeypatch, flags=frozenset(), missing: str | None = None, gpu: bool = False) -> None:
-    monkeypatch.setattr(ena24ssd.onnx.engine, "_cpu_flags", lambda: set(flags))
+def _pretend(monkeypatch, missing: str | None = None, gpu: bool = False) -> None:
     if missing:
         monkeypatch.setitem(sys.modules, missing, None)
     if gpu:
