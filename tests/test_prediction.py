@@ -469,9 +469,9 @@ def test_memory_is_bounded_by_the_largest_picture_that_is_read(tmp_path, depth, 
     """17,000 x 10,000 pixels are read (510 MB in RGB), 30,000 x 30,000 are not."""
     write_huge_png(tmp_path / "huge.png", 30_000, 30_000, depth)
     write_huge_png(tmp_path / "large.png", 17_000, 10_000, depth)
-    command = "import resource, sys; sys.path.insert(0, sys.argv[1]); from predicting import predict_with_stub\n"
+    command = "import sys; sys.path.insert(0, sys.argv[1]); from predicting import predict_with_stub\n"
     command += "code = predict_with_stub([*sys.argv[2:], '--quiet'])\n"
-    command += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+    command += "from ena24ssd.memory import peak_memory; print(peak_memory() // 2**20); sys.exit(code)"
     arguments = [Path(__file__).parent, tmp_path, "--out", tmp_path / "found.json"]
     done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
