@@ -254,7 +254,8 @@ def test_the_other_process_offers_itself_where_memory_runs_out():
 @pytest.mark.slow
 def test_with_the_real_network_a_few_pictures_fit_into_little_memory():
     pytest.importorskip("mxnet")
-    small = config("model.width=0.05", "data.image_side=64", "device=cpu", memory=0.45)  # MXNet alone takes .3, and .04 more beside onnx
+    # MXNet alone takes .3, and .04 more beside the package onnx, which it imports where it is.
+    small = config("model.width=0.05", "data.image_side=64", "device=cpu", memory=0.45)
     fit = find_batch(small, SPECIES, 4, 2, quiet=True)
     assert fit.device == "cpu(0)" and 1 <= fit.batch <= 2 and fit.is_tried
     ran = [trial for trial in fit.trials if trial.failure is None]
