@@ -55,7 +55,8 @@ class Wanted:
     """In which formats the outcome is wanted, and what some of them need.
 
     ``annotations``: a COCO json whose ids COCO results shall use. ``deployment``: what Camtrap DP must know of
-    cameras and people (`ena24ssd.outputs.project`); ``partial``: of pictures that lack something there, say how many.
+    cameras and people (`ena24ssd.outputs.project`); ``partial``: leave out pictures that lack something there, and say
+    how many.
     Raises ValueError for a format that is not known, or lacks what it needs.
     """
 
@@ -131,7 +132,7 @@ def write_outcome(
     ``project`` is what `Wanted.prepare` gave.
     """
     outcome = count_outcome(pictures, thresholds, root)
-    names, who = model.class_names, f"ena24ssd {model.path.name}"
+    names = model.class_names
     for name in dict.fromkeys(wanted.formats):
         path = file_of(name, out)
         if name == "megadetector":
@@ -145,6 +146,7 @@ def write_outcome(
             counting = map(thresholds.select, pictures())
             if project.unnamed:
                 outcome.notes.append(f"{path.name}: no scientific name is known for {', '.join(project.unnamed)}")
+            who = signature(model)
             package = write_camtrapdp(
                 path, counting, names, root=root, project=project, detector=who, partial=wanted.partial
             )
@@ -184,8 +186,13 @@ def write_json(
 ) -> None:
     """Write MegaDetector JSON, with what other tools may want to know of the scores in it."""
     advice = threshold_advice(model, thresholds, keep)
-    who = f"ena24ssd {model.path.name}"
+    who = signature(model)
     write_megadetector(path, images, model.class_names, detector=who, detector_metadata=advice, root=root)
+
+
+def signature(model: Model) -> str:
+    """The name that results are signed with."""
+    return f"ena24ssd {model.path.name}"
 
 
 def threshold_advice(model: Model, thresholds: Thresholds, keep: float) -> dict[str, object]:
