@@ -43,12 +43,12 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	sh tools/system-libraries.sh
 	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or 3.11 with venv (Debian: apt-get install python3-venv); MXNet has no other. Name one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,pytorch,openvino,ray,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gluon,pytorch,pretrained,openvino,ray,dev]'
 	touch $(READY)
 
 .venv-pytorch/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-pytorch
-	.venv-pytorch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[pytorch,test]' torch==2.13.0
+	.venv-pytorch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[pytorch,pretrained,test]' torch==2.13.0
 	touch $@
 
 .venv-onnx/ready: pyproject.toml
@@ -61,7 +61,7 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 # one by one they drag NumPy to 2.x. PyTorch is named by hand: what fits 3.10 comes with gigabytes of CUDA.
 pins:
 	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
-	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,openvino,ray,dev]' fsspec networkx sympy
+	.venv-pins/bin/python -m pip install --quiet --editable '.[gluon,pretrained,openvino,ray,dev]' fsspec networkx sympy
 	{ sed -n '/^#/p' constraints.txt; .venv-pins/bin/python -m pip freeze --exclude-editable; grep ^torch== constraints.txt; } > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-pins
 

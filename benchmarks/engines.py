@@ -44,6 +44,7 @@ from machine import forget_peak, machine, memory
 from ena24ssd.ahead import run_ahead
 from ena24ssd.changes import Changes, draw_changes
 from ena24ssd.engine import Engine, EngineError, load_engine
+from ena24ssd.prior import LevelAnchors
 
 try:
     from ena24ssd.gluon.devices import open_devices  # before torch: they get along in this order alone
@@ -163,6 +164,9 @@ class Bench:
         print(f"[{time.perf_counter() - self.began:5.0f} s] {what}", file=sys.stderr, flush=True)
 
 
+ONE_STAGE = {"head_epochs": 0, "late_share": 1.0, "late_lr": 0.001, "backbone_rate": 1.0, "average": None}
+
+
 def post_config(device: str = "cpu", width: float = 1.0, side: int = 200, batch: int = POST.batch) -> SimpleNamespace:
     """What an engine reads of configs/blog.yaml, and `draw_changes` of configs/ena24.yaml, without what reads YAML."""
     return SimpleNamespace(
@@ -176,11 +180,12 @@ def post_config(device: str = "cpu", width: float = 1.0, side: int = 200, batch:
         ),
         augment=SimpleNamespace(flip=True, crop=0.4, expand=0.3, light=0.3, colour=0.3, infrared=0.1),
         model=SimpleNamespace(
+            backbone="custom_conv",
             width=width,
-            sizes=(0.27, 0.44, 0.52, 0.62, 0.71, 0.85),
-            ratios=(1.0, 1.5, 2.0, 2.2),
+            anchors=(LevelAnchors(16, (0.27, 0.44, 0.52, 0.62, 0.71, 0.85), (1.0, 1.5, 2.0, 2.2)),),
             output_batchnorm=True,
-            frozen_statistics=False,
+            freezes_backbone=False,
+            freezes_heads=False,
             shared_statistics=False,
         ),
         loss=SimpleNamespace(
@@ -195,8 +200,8 @@ def post_config(device: str = "cpu", width: float = 1.0, side: int = 200, batch:
             negatives_per_positive=None,
             minimum_negatives=8,
         ),
-        optim=SimpleNamespace(name="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, clip_norm=None),
-        train=SimpleNamespace(batch=batch, accumulate=1),
+        optim=SimpleNamespace(name="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, clip_norm=None, **ONE_STAGE),
+        train=SimpleNamespace(epochs=50, batch=batch, accumulate=1),
         evaluation=SimpleNamespace(nms=0.5, class_agnostic_nms=False, floor=0.01, candidates=200),
     )
 

@@ -1,28 +1,41 @@
 """Which boxes can the network propose, and which animals can they match?
 
-The network looks from the cells of one square grid, and every cell proposes the same few shapes: MXNet's
-`multibox_prior` on the feature map of `CustomConv`. A shape is a width and a height relative to the square,
+The network looks from the cells of square grids, one for each of its feature maps, and every cell of a grid proposes
+the same few shapes: MXNet's `multibox_prior`. A shape is a width and a height relative to the square,
 ``size * sqrt(ratio)`` and ``size / sqrt(ratio)``; every size comes at the first ratio, every further ratio at the first
 size alone. An animal that no anchor overlaps well enough gets its best anchor all the same, and teaches little by it.
 
-Everything here takes boxes as unit corners of the square that the network sees.
+Everything here takes boxes as unit corners of the square that the network sees, and ``levels``: the anchors of each of
+its feature maps, finest first. The post's network has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-STRIDE = 16  # pixels of the square between two cells: four convolutions of stride 2
+if TYPE_CHECKING:
+    from ena24ssd.prior import LevelAnchors
+
+STRIDE = 16  # pixels of the square between two cells of the post's one feature map: four convolutions of stride 2
 BLOCK = 65_536  # boxes compared at a time; bounds the memory
 
 # What `suggest` chooses from: steps of about 7 and 10 %, finer than annotators draw, in figures that read well.
 SIZES = np.unique([float(f"{size:.2g}") for size in np.geomspace(0.02, 1.2, 61)])
+FINER_SIZES = np.unique([float(f"{size:.2g}") for size in np.geomspace(0.02 / 60, 0.02, 61)[:-1]])
+ALL_SIZES = np.concatenate([FINER_SIZES, SIZES])  # of several feature maps, the finest may need smaller ones
 RATIOS = np.unique([float(f"{ratio:.2g}") for ratio in np.geomspace(1 / 5, 5, 33)])
 SEARCHED = 4_000  # boxes that `suggest` searches with
+
+# Of several feature maps, each is there for animals of a scale: large enough for its cells to tell, small enough to be
+# seen whole by them. The finest takes smaller ones too, the coarsest larger ones, as no other map would.
+REACH = (2.0, 8.0)  # cells that the side of an anchor spans
+SMALLEST = 0.5  # cells, on the finest map
+COARSE = 0.5  # of the square; anchors from here on are tried even where they span fewer cells
+OWN_RATIOS = 0.01  # share of the boxes that must match in addition, for each map to get ratios of its own
 
 
 class Anchors(NamedTuple):
@@ -53,67 +66,99 @@ class Anchors(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """Sizes and ratios for the boxes at hand, and how many of the boxes they were searched with."""
+    """Anchors for the boxes at hand, and how many of the boxes they were searched with."""
 
-    sizes: tuple[float, ...]
-    ratios: tuple[float, ...]
+    levels: tuple[Anchors, ...]
     searched: int
 
 
-def count_cells(side: int) -> int:
-    """How many cells the grid has in each direction for pictures of ``side`` pixels square."""
-    return -(-side // STRIDE)
+def count_cells(side: int, stride: int = STRIDE) -> int:
+    """How many cells a grid has in each direction for pictures of ``side`` pixels square."""
+    return -(-side // stride)
 
 
-def best_iou(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
-    """The IoU of every box with the anchor that fits it best.
+def lay_out(levels: Iterable[LevelAnchors], side: int) -> tuple[Anchors, ...]:
+    """The anchors of a network (``config.model.anchors``) for pictures of ``side`` pixels square, finest map first."""
+    return tuple(Anchors(count_cells(side, stride), tuple(sizes), tuple(ratios)) for stride, sizes, ratios in levels)
 
-    Parameters: ``boxes`` (n, 4) unit corners. Returns (n,) float64 in [0, 1]; 0 for boxes without area.
+
+def as_choices(levels: Sequence[Anchors]) -> dict[str, list]:
+    """``sizes`` and ``ratios`` as a config takes them: of several levels a list for each, but equal ratios once."""
+    sizes, ratios = [list(level.sizes) for level in levels], [list(level.ratios) for level in levels]
+    is_shared = all(each == ratios[0] for each in ratios)
+    return {"sizes": sizes if len(levels) > 1 else sizes[0], "ratios": ratios[0] if is_shared else ratios}
+
+
+def level_iou(boxes: np.ndarray, levels: Sequence[Anchors]) -> np.ndarray:
+    """The IoU of every box with the anchor of each level that fits it best.
+
+    Parameters: ``boxes`` (n, 4) unit corners. Returns (n, levels) float64 in [0, 1]; 0 for boxes without area.
 
     Of anchors of one shape, the one whose centre is nearest in x and in y overlaps a box the most. So each box is
-    compared with one cell's anchors, not with those of all the cells, and nothing is lost.
+    compared with one cell's anchors of a level, not with those of all the cells, and nothing is lost.
     """
-    shapes = anchors.shapes
-    return _by_block(boxes, anchors.cells, lambda size, offset: _shape_iou(size, offset, shapes).max(axis=1))
+    return np.stack([_by_block(boxes, level.cells, partial(_best_of, level.shapes)) for level in levels], axis=1)
 
 
-def ideal_iou(boxes: np.ndarray, cells: int) -> np.ndarray:
-    """The IoU of every box with an anchor of the best shape there is for it, on a grid of ``cells`` x ``cells``.
+def best_iou(boxes: np.ndarray, levels: Sequence[Anchors]) -> np.ndarray:
+    """The IoU of every box with the anchor that fits it best, on whichever level: (n,), else as `level_iou`."""
+    return level_iou(boxes, levels).max(axis=1)
 
-    What no sizes and ratios can exceed: only more cells can, and those come with a larger picture. Parameters and
-    result as for `best_iou`.
+
+def ideal_iou(boxes: np.ndarray, levels: Sequence[Anchors]) -> np.ndarray:
+    """The IoU of every box with an anchor of the best shape there is for it, on the grids of ``levels``.
+
+    What no sizes and ratios can exceed: only more cells can, and those come with a larger picture or a finer feature
+    map. Parameters and result as for `best_iou`.
     """
-    return _by_block(boxes, cells, _best_shape_iou)
+    return np.max([_by_block(boxes, level.cells, _best_shape_iou) for level in levels], axis=0)
 
 
-def suggest(boxes: np.ndarray, anchors: Anchors, *, overlap: float = 0.5, seed: int = 0) -> Suggestion:
+def suggest(boxes: np.ndarray, levels: Sequence[Anchors], *, overlap: float = 0.5, seed: int = 0) -> Suggestion:
     """Sizes and ratios that match the most boxes, and among those the closest.
 
-    Parameters: ``boxes`` (n, 4) unit corners; ``anchors``, the grid and what is configured now; ``overlap``, the IoU
-    above which an anchor matches. Returns as many anchors a cell as ``anchors`` has (fewer where two came out the
-    same), and never worse ones: where none are better for all the boxes, those of ``anchors``.
+    Parameters: ``boxes`` (n, 4) unit corners; ``levels``, the grids and what is configured now, as many anchors a cell
+    on each; ``overlap``, the IoU above which an anchor matches. Returns as many anchors a cell (fewer where two came
+    out the same, on every level), and never worse ones: where none are better for all the boxes, ``levels``.
 
-    Every way to part the anchors into sizes and ratios starts from k-means of the boxes' shapes (`cluster_shapes`);
-    from there, and from what is configured, one size or ratio at a time is set to the best of `SIZES` or `RATIOS` until
-    none changes. Boxes lie where they are on the grid throughout. Of more than `SEARCHED` boxes, that many, evenly
-    spaced, are searched with.
+    Every way to part the anchors into sizes and ratios starts from k-means of the boxes' shapes (`cluster_shapes`), of
+    several levels those relative to the cells of each box's own; from there, and from what is configured, one size or
+    ratio at a time is set to the best of `SIZES` or `RATIOS` until none changes. Every box is compared with all levels,
+    where it lies on their grids, and a level's sizes stay within what its cells can see (`REACH`). The levels share
+    their ratios, unless ratios of their own match `OWN_RATIOS` more of the boxes. Of more than `SEARCHED` boxes, that
+    many, evenly spaced, are searched with.
 
     Raises ValueError for no boxes.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     if not len(boxes):
         raise ValueError("no boxes to suggest anchors for; it takes one at least. 'ena24ssd check' counts a dataset's.")
+    found = levels = tuple(levels)
     sample = boxes[np.linspace(0, len(boxes) - 1, min(len(boxes), SEARCHED)).round().astype(int)]
-    size, offset = _sizes_and_offsets(sample, anchors.cells)
-    clusters = cluster_shapes(np.maximum(size, 1e-6), anchors.per_cell, seed=seed)
-    starts = [(anchors.sizes, anchors.ratios)]
-    starts += [_as_family(clusters, count) for count in range(1, anchors.per_cell + 1)]
-    table = _shape_table(size, offset)
-    _, sizes, ratios = max((_climb(table, *start, overlap) for start in starts), key=lambda end: end[0])
-    found = Anchors(anchors.cells, sizes, ratios)
-    if _score(best_iou(boxes, found), overlap) <= _score(best_iou(boxes, anchors), overlap):
-        found = anchors
-    return Suggestion(tuple(found.sizes), tuple(found.ratios), len(sample))
+    grids = _size_grids(levels)
+    places = [_sizes_and_offsets(sample, level.cells) for level in levels]
+    tables = [_shape_table(*place, grid) for place, grid in zip(places, grids)]
+    climb = partial(_climb, tables, grids, overlap)
+
+    shapes = np.maximum(places[0][0], 1e-6)
+    scales = np.array([levels[0].cells / level.cells for level in levels])  # of the cells, the finest ones' being 1
+    clusters = cluster_shapes(shapes / scales[_own_level(shapes, levels), None], levels[0].per_cell, seed=seed)
+    starts = [([level.sizes for level in levels], [levels[0].ratios])]
+    for count in range(1, levels[0].per_cell + 1):
+        sizes, ratios = _as_family(clusters, count)
+        starts.append((np.outer(scales, sizes), [ratios]))
+    _, sizes, ratios = max((climb(*start) for start in starts), key=lambda end: end[0])
+
+    tried = [(sizes, ratios, 0.0)]
+    if len(levels) > 1:
+        tried.append((*climb(sizes, ratios * len(levels))[1:], OWN_RATIOS * len(boxes)))
+    reached = _score(best_iou(boxes, levels), overlap)
+    for sizes, ratios, least in tried:
+        other = tuple(Anchors(level.cells, *own) for level, *own in zip(levels, sizes, _for_each(ratios, sizes)))
+        score = _score(best_iou(boxes, other), overlap)
+        if score > reached + least:
+            found, reached = other, score
+    return Suggestion(found, len(sample))
 
 
 def cluster_shapes(shapes: np.ndarray, count: int, *, seed: int = 0, restarts: int = 3) -> np.ndarray:
@@ -167,6 +212,11 @@ def _sizes_and_offsets(boxes: np.ndarray, cells: int) -> tuple[np.ndarray, np.nd
     return size, np.abs(centre - nearest)
 
 
+def _best_of(shapes: np.ndarray, size: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """(n,) IoU of n boxes with the best of K shapes whose centres lie ``offset`` away."""
+    return _shape_iou(size, offset, shapes).max(axis=1)
+
+
 def _shape_iou(size: np.ndarray, offset: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     """(n, K) IoU of n boxes with K shapes whose centres lie ``offset`` (n, 2) away."""
     common, own, other = 1.0, size.prod(axis=1)[:, None], shapes.prod(axis=1)
@@ -200,10 +250,25 @@ def _score(best: np.ndarray, overlap: float) -> np.ndarray:
     return (best > overlap).sum(axis=-1) + 0.999 * best.mean(axis=-1)
 
 
-def _shape_table(size: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """(sizes, ratios, n) float32: the IoU of every box with every shape to choose from."""
-    table = np.empty((len(SIZES), len(RATIOS), len(size)), dtype=np.float32)
-    for row, side in zip(table, SIZES):
+def _size_grids(levels: Sequence[Anchors]) -> list[np.ndarray]:
+    """The sizes to choose from on each level: ascending, in the steps of `SIZES`."""
+    if len(levels) == 1:
+        return [SIZES]
+    lowest = [SMALLEST / levels[0].cells] + [min(REACH[0] / level.cells, COARSE) for level in levels[1:]]
+    highest = [REACH[1] / level.cells for level in levels[:-1]] + [SIZES[-1]]
+    return [ALL_SIZES[(low <= ALL_SIZES) & (high >= ALL_SIZES)] for low, high in zip(lowest, highest)]
+
+
+def _own_level(shapes: np.ndarray, levels: Sequence[Anchors]) -> np.ndarray:
+    """(n,) which level is of a shape's scale: the one whose `REACH` has the shape nearest to its middle."""
+    side = np.sqrt(shapes.prod(axis=1))[:, None] * [level.cells for level in levels]
+    return np.abs(np.log(side / np.sqrt(np.prod(REACH)))).argmin(axis=1)
+
+
+def _shape_table(size: np.ndarray, offset: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """(len(grid), ratios, n) float32: the IoU of every box with every shape to choose from."""
+    table = np.empty((len(grid), len(RATIOS), len(size)), dtype=np.float32)
+    for row, side in zip(table, grid):
         row[:] = _shape_iou(size, offset, np.stack([side * np.sqrt(RATIOS), side / np.sqrt(RATIOS)], axis=1)).T
     return table
 
@@ -218,28 +283,50 @@ def _as_family(shapes: np.ndarray, count: int) -> tuple[Sequence[float], Sequenc
 
 
 def _climb(
-    table: np.ndarray, sizes: Sequence[float], ratios: Sequence[float], overlap: float
-) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    tables: Sequence[np.ndarray],
+    grids: Sequence[np.ndarray],
+    overlap: float,
+    sizes: Sequence[Sequence[float]],
+    ratios: Sequence[Sequence[float]],
+) -> tuple[float, list[tuple[float, ...]], list[tuple[float, ...]]]:
     """Set one size or ratio at a time to the best there is, until none changes.
 
-    Returns the score reached, the sizes and the ratios; all but the first of each ascend, and none stands twice.
+    Parameters: a table, a grid of sizes and sizes for each level; ratios for each level, or one list for all of them.
+    Returns the score reached, the sizes and the ratios; all but the first of each list ascend, and none stands twice.
     """
-    chosen: list[list[Any]] = [_nearest(sizes, SIZES), _nearest(ratios, RATIOS)]
+    own_sizes: list[list[Any]] = [_nearest(values, grid) for values, grid in zip(sizes, grids)]
+    own_ratios: list[list[Any]] = [_nearest(values, RATIOS) for values in ratios]
+    levels = list(zip(tables, own_sizes, _for_each(own_ratios, own_sizes)))
     reached, before = 0.0, -1.0
     while reached > before:
         before = reached
-        for part in chosen:
+        for part in (*own_sizes, *own_ratios):
             for place, kept in enumerate(part):
                 part[place] = slice(None)  # all there are, side by side
-                by_dimensions = sorted((table[pair] for pair in _pairs(*chosen)), key=np.ndim)  # (n,), then (all, n)
-                scores = _score(reduce(np.maximum, by_dimensions), overlap)
+                ious = (table[pair] for table, *own in levels for pair in _pairs(*own))
+                scores = _score(reduce(np.maximum, sorted(ious, key=np.ndim)), overlap)  # (n,) first, then (all, n)
                 part[place] = kept if scores[kept] == scores.max() else int(scores.argmax())
                 reached = float(scores.max())
-    ends = []
-    for part, grid in zip(chosen, (SIZES, RATIOS)):
-        in_order = dict.fromkeys([part[0], *sorted(part[1:])])
-        ends.append(tuple(grid[list(in_order)].tolist()))
-    return reached, *ends
+    return reached, _in_order(own_sizes, grids), _in_order(own_ratios, [RATIOS] * len(own_ratios))
+
+
+def _for_each(lists: list, levels: Sequence) -> list:
+    """One list for each level, where there may be one for all."""
+    return lists * len(levels) if len(lists) == 1 else lists
+
+
+def _in_order(parts: Sequence[list[int]], grids: Sequence[np.ndarray]) -> list[tuple[float, ...]]:
+    """What stands at the places of each part: the first stays first, the others ascend, none stands twice.
+
+    All get as many: where a part has less than another, what stands next to its first fills it up.
+    """
+    count = min(max(len(set(part)) for part in parts), *map(len, grids))
+    ordered = []
+    for part, grid in zip(parts, grids):
+        spare = sorted(set(range(len(grid))) - set(part), key=lambda place: abs(place - part[0]))
+        first, *others = [*dict.fromkeys(part), *spare][:count]
+        ordered.append(tuple(grid[[first, *sorted(others)]].tolist()))
+    return ordered
 
 
 def _nearest(values: Sequence[float], grid: np.ndarray) -> list[int]:

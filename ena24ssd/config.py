@@ -8,11 +8,15 @@ The defaults are the sound choices. A quirk of the blog post is a named value of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ena24ssd.efficientnet import MEAN, STD
+from ena24ssd.prior import LevelAnchors
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -92,31 +96,107 @@ class SplitConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """The network of the post, and how much of it."""
+Numbers = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
+
+class ModelConfig(Section):
+    """The network: which backbone, which of its feature maps, which anchors on them.
+
+    A `custom_conv` has the post's heads on its single map. Any other backbone has a feature pyramid (Lin et al. 2017)
+    and heads that all its maps share, but for BatchNorm.
+    """
+
+    backbone: Literal["custom_conv", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = Field(
+        "custom_conv",
+        description="custom_conv: the post's. efficientnet_lite0 (lite1, lite2: larger): 1/35 of its arithmetic, and "
+        "it may come pretrained.",
+    )
+    pretrained: bool = Field(
+        False, description="Begin with weights that have learnt ImageNet (extra 'pretrained'); not for custom_conv."
+    )
     width: Annotated[float, Field(gt=0, le=4)] = Field(
-        1.0, description="Scales every channel count; 1 is the post's network, 0.25 trains on a laptop."
+        1.0, description="Scales every channel count of custom_conv; 1 is the post's network, 0.25 trains on a laptop."
     )
-    sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
-        (0.27, 0.44, 0.52, 0.62, 0.71, 0.85), description="Anchor sides relative to the frame (sides, not areas)."
+    levels: Annotated[tuple[Literal[8, 16, 32, 64, 128], ...], Field(min_length=1)] = Field(
+        (16,),
+        description="Pixels of the square between two cells of each feature map, each map half as fine as the one "
+        "before. custom_conv has the one map of 16.",
     )
-    ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
-        (1.0, 1.5, 2.0, 2.2), description="Anchor width / height; ratios after the first apply to the first size only."
+    pyramid: Annotated[int, Field(ge=8, le=1024)] = Field(128, description="Channels of the feature pyramid's maps.")
+    towers: Annotated[int, Field(ge=0, le=8)] = Field(
+        2, description="Separable convolutions before the class logits, and as many before the box offsets (pyramid)."
+    )
+    sizes: Numbers | Annotated[tuple[Numbers, ...], Field(min_length=1)] = Field(
+        (0.27, 0.44, 0.52, 0.62, 0.71, 0.85),
+        description="Anchor sides relative to the frame (sides, not areas); of several levels, a list for each.",
+    )
+    ratios: Numbers | Annotated[tuple[Numbers, ...], Field(min_length=1)] = Field(
+        (1.0, 1.5, 2.0, 2.2),
+        description="Anchor width / height; ratios after the first apply to the first size only. One list for all "
+        "levels, or one for each.",
     )
     output_batchnorm: bool = Field(
-        False, description="BatchNorm on the class logits and box offsets themselves, as the post's network has."
+        False, description="BatchNorm on custom_conv's class logits and box offsets themselves, as in the post."
     )
-    frozen_statistics: bool = Field(
+    frozen_statistics: bool | Literal["backbone"] = Field(
         False,
         description="Leave BatchNorm's running statistics as they are and use them in training too: for fine-tuning, "
-        "or where a device sees too few pictures at once.",
+        "or where a device sees too few pictures at once. backbone: those of the backbone alone.",
     )
     shared_statistics: bool = Field(
         False,
         description="BatchNorm's statistics in training are of the pictures of all workers, not of each worker's own "
         "(SyncBatchNorm; engine pytorch under torchrun).",
     )
+
+    @model_validator(mode="after")
+    def _one_network(self) -> ModelConfig:
+        if self.backbone == "custom_conv":
+            if self.levels != (16,):
+                raise ValueError(f"levels is {list(self.levels)}; custom_conv has one feature map: [16]")
+            if self.pretrained:
+                raise ValueError("pretrained is true, but nobody has trained custom_conv; choose an efficientnet")
+        else:
+            is_row = all(finer * 2 == coarser for finer, coarser in pairwise(self.levels))
+            if not is_row or 32 not in self.levels:  # without the last map, blocks of the backbone would stand idle
+                raise ValueError(
+                    f"levels is {list(self.levels)}; each is twice the one before, with 32 among them: [8, 16, 32, 64]"
+                )
+            if self.width != 1 or self.output_batchnorm:
+                raise ValueError("width and output_batchnorm are custom_conv's; leave them out")
+        for name, lists in (("sizes", self._lists(self.sizes)), ("ratios", self._lists(self.ratios))):
+            is_shared = name == "ratios" and len(lists) == 1
+            if len(lists) != len(self.levels) and not is_shared:
+                raise ValueError(
+                    f"{name} has {len(lists)} list{'s' * (len(lists) != 1)} for {len(self.levels)} levels; give one "
+                    "for each"
+                )
+        if len(each := {level.per_cell for level in self.anchors}) > 1:
+            raise ValueError(
+                f"sizes and ratios make {min(each)} to {max(each)} anchors a cell; the heads are shared, so all levels "
+                "need as many"
+            )
+        return self
+
+    @property
+    def freezes_backbone(self) -> bool:
+        """Whether the backbone's BatchNorm keeps its running statistics."""
+        return self.frozen_statistics is not False
+
+    @property
+    def freezes_heads(self) -> bool:
+        """Whether the BatchNorm of all that is behind the backbone keeps its running statistics."""
+        return self.frozen_statistics is True
+
+    @property
+    def anchors(self) -> tuple[LevelAnchors, ...]:
+        """The anchors of every level, finest first."""
+        sizes, ratios = self._lists(self.sizes), self._lists(self.ratios)
+        return tuple(map(LevelAnchors, self.levels, sizes, ratios * (len(sizes) if len(ratios) == 1 else 1)))
+
+    @staticmethod
+    def _lists(values: tuple) -> tuple[tuple[float, ...], ...]:
+        return values if isinstance(values[0], tuple) else (values,)
 
 
 class LossConfig(Section):
@@ -150,10 +230,16 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """How the weights move."""
 
-    name: Literal["adam", "sgd"] = Field("adam", description="The post uses sgd.")
+    name: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="The post uses sgd. adamw: Adam with weight decay beside the gradient, of kernels alone."
+    )
     lr: Positive = Field(0.002, description="Learning rate (its peak, where the schedule changes it).")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only; the post uses none.")
-    weight_decay: NotNegative = Field(1e-4, description="L2 penalty on every weight, added to its gradient.")
+    weight_decay: NotNegative = Field(
+        1e-4,
+        description="L2 penalty on every weight, added to its gradient. adamw: the share of a kernel that a step takes "
+        "away, in learning rates.",
+    )
     clip_norm: Positive | None = Field(
         10.0,
         description="Longest the gradient of a step may be (norm over all weights); it is shortened to this. "
@@ -176,6 +262,25 @@ class OptimConfig(Section):
     )
     plateau_patience: Count = Field(
         1, description="Epochs in a row without a new lowest training loss before schedule 'plateau' divides the rate."
+    )
+    head_epochs: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="The first stage: for so many epochs a pretrained backbone stays as it is, and all behind it "
+        "learns. 0: everything learns from the first step.",
+    )
+    late_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="The second stage: this share of the backbone's blocks, its last ones, learn too."
+    )
+    late_lr: Positive = Field(
+        0.001, description="Its peak learning rate; warm-up and schedule begin anew, and so does the optimizer."
+    )
+    backbone_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="The backbone's learning rate, as a share of that of what is behind it."
+    )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Measure, keep and export a running average of the weights, of which a step keeps this share "
+        "(less in the first steps): steadier than the last step's. null: the weights themselves.",
     )
 
 
@@ -298,6 +403,31 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _backbone_sees_what_it_knows(self) -> RunConfig:
+        side, coarsest = self.data.image_side, max(self.model.levels)
+        if self.model.backbone != "custom_conv" and side % max(coarsest, 32):
+            fitting = -(-side // max(coarsest, 32)) * max(coarsest, 32)
+            raise ValueError(
+                f"data.image_side is {side}, which is no multiple of {max(coarsest, 32)}, the coarsest map of "
+                f"{self.model.backbone}; take {fitting}"
+            )
+        if self.model.pretrained and (self.data.mean, self.data.std) != (MEAN, STD):
+            raise ValueError(
+                f"{self.model.backbone} was pretrained on other pixels: set data.mean={list(MEAN)} and "
+                f"data.std={list(STD)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_is_frozen(self) -> RunConfig:
+        if self.optim.head_epochs and not self.model.freezes_backbone:
+            raise ValueError(
+                "optim.head_epochs leaves the backbone as it is, but its BatchNorm would go on learning statistics: "
+                "set model.frozen_statistics=backbone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _workers_agree_on_a_batch(self) -> RunConfig:

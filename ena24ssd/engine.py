@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # an engine needs no more than its framework and NumPy
     from ena24ssd.config import RunConfig
     from ena24ssd.data import Batch
     from ena24ssd.metrics import AnchorSums
+    from ena24ssd.stages import Stage
 
 # By name, so that importing this module imports no framework. The reference is the first.
 ENGINES = {
@@ -95,9 +96,13 @@ class Network(Protocol):
 
 
 class Engine(Network, Protocol):
-    """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together."""
+    """A network on one or more devices, with its optimizer; perhaps one of several workers that learn together.
 
-    learning_rate: float
+    Where ``optim.average`` says so there are two sets of weights: those that learn, and their running average
+    (`ena24ssd.averages`), which is meant wherever weights are only used: to measure, to detect, as `weights`.
+    """
+
+    learning_rate: float  # of the step to come; the backbone's is a share of it (`ena24ssd.stages.rate_of`)
     rank: int  # of this worker: 0 measures and writes
     workers: int
 
@@ -108,6 +113,12 @@ class Engine(Network, Protocol):
 
     def holds(self, pixels: np.ndarray) -> bool:
         """Whether these very pixels are held."""
+
+    def begin_stage(self, stage: Stage) -> None:
+        """From here on the weights of ``stage`` learn, and no others; the optimizer begins anew.
+
+        A new engine has begun the stage of epoch 0. All workers begin a stage at the same point.
+        """
 
     def train_step(self, batch: Batch) -> Step:
         """Forward, match, loss, backward, update.
@@ -123,16 +134,26 @@ class Engine(Network, Protocol):
         """Every parameter and running statistic under its structural name, e.g. ``features.conv31.weight``."""
 
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """The inverse of `weights`. Raises ValueError naming arrays that are missing, unknown or of another shape."""
+        """The inverse of `weights`; the average and what learns are the same then.
+
+        Raises ValueError naming arrays that are missing, unknown or of another shape.
+        """
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradient of the last step, after clipping, under the names of `weights`; nothing before the first."""
+        """The gradient of the last step, after clipping, under the names of `weights`, of those that learn; nothing
+        before the first step of a stage.
+        """
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """What the optimizer remembers from step to step."""
+        """What the optimizer remembers from step to step, of what learns, and the weights themselves where `weights`
+        are their average.
+        """
 
     def load_optimizer_state(self, state: dict[str, np.ndarray]) -> None:
-        """The inverse of `optimizer_state`, before the first step. Raises ValueError for that of another optimizer."""
+        """The inverse of `optimizer_state`, after `load_weights` and `begin_stage` and before the first step.
+
+        Raises ValueError for that of another optimizer.
+        """
 
     def align(self) -> None:
         """Give every worker the weights of rank 0, before the first step."""

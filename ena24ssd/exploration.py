@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ena24ssd.ahead import Progress, run_ahead
-from ena24ssd.anchors import Anchors, best_iou, count_cells, ideal_iou, suggest
+from ena24ssd.anchors import Anchors, as_choices, ideal_iou, lay_out, level_iou, suggest
 from ena24ssd.cameratraps import CameraTrapDataset, Image
 from ena24ssd.config import RunConfig
 from ena24ssd.pictures import THUMBNAIL, PictureError, is_grey, read_picture, view_of
@@ -68,11 +68,15 @@ class Fit(NamedTuple):
     """How the anchors fit the boxes: shares of all boxes as in `Species`; an IoU over ``overlap`` is a match."""
 
     overlap: float
-    configured: Anchors
-    suggested: Anchors
+    strides: tuple[int, ...]  # pixels of the square between two cells of each of the network's levels, finest first
+    configured: tuple[Anchors, ...]  # of each level
+    suggested: tuple[Anchors, ...]
     covered: float
     covered_by_suggested: float
     reachable: float
+    served: tuple[float, ...]  # by each level: the boxes that match there best, of the configured anchors
+    served_by_suggested: tuple[float, ...]
+    matches: np.ndarray  # (3, n) bool: which boxes match configured, suggested and perfectly shaped anchors
     searched: int  # boxes that the suggestion was searched with
 
 
@@ -194,11 +198,17 @@ class Exploration:
                 "image_side": self.image_side,
                 "fit": self.fit,
                 "overlap": anchors.overlap,
-                "configured": {"sizes": list(anchors.configured.sizes), "ratios": list(anchors.configured.ratios)},
-                "suggested": {"sizes": list(anchors.suggested.sizes), "ratios": list(anchors.suggested.ratios)},
+                "configured": as_choices(anchors.configured),
+                "suggested": as_choices(anchors.suggested),
                 "covered": anchors.covered,
                 "covered_by_suggested": anchors.covered_by_suggested,
                 "reachable": anchors.reachable,
+                "levels": [
+                    {"stride": stride, "served": served, "served_by_suggested": by_suggested}
+                    for stride, served, by_suggested in zip(
+                        anchors.strides, anchors.served, anchors.served_by_suggested
+                    )
+                ],
             },
             "species": [
                 row._asdict()
@@ -231,10 +241,9 @@ def examine(
     Parameters: ``sample``, how many pictures to decode at most, for their light; 0: none. ``progress`` wraps them.
     """
     dataset = source.dataset
-    data, model = config.data, config.model
+    data = config.data
     boxes = tabulate(dataset.images, data.image_side, data.fit)
-    grid = Anchors(count_cells(data.image_side), tuple(model.sizes), tuple(model.ratios))
-    species, anchors = _fit(boxes, dataset.class_names, grid, config.loss.overlap, config.seed)
+    species, anchors = _fit(boxes, dataset.class_names, config)
     shorter = boxes.shorter_side * data.image_side
     return Exploration(
         dataset=dataset,
@@ -318,9 +327,7 @@ def measure_light(dataset: CameraTrapDataset, sample: int, progress: Progress | 
     return Light(len(images), sum(found is True for found in outcomes), failures)
 
 
-def _fit(
-    boxes: BoxTable, class_names: Sequence[str], grid: Anchors, overlap: float, seed: int
-) -> tuple[tuple[Species, ...], Fit | None]:
+def _fit(boxes: BoxTable, class_names: Sequence[str], config: RunConfig) -> tuple[tuple[Species, ...], Fit | None]:
     """Every species, most boxes first, and how the anchors fit."""
     classes = len(class_names)
     pairs = np.unique(boxes.picture * classes + boxes.label)  # one for each species on each picture
@@ -328,15 +335,11 @@ def _fit(
     counts = np.bincount(boxes.label, minlength=classes)
     if not len(boxes):
         return tuple(Species(label, name, 0, 0) for label, name in enumerate(class_names)), None
-    found = suggest(boxes.square, grid, overlap=overlap, seed=seed)
-    suggested = Anchors(grid.cells, found.sizes, found.ratios)
-    matched = np.stack(
-        [
-            best_iou(boxes.square, grid) > overlap,
-            best_iou(boxes.square, suggested) > overlap,
-            ideal_iou(boxes.square, grid.cells) > overlap,
-        ]
-    )
+    levels, overlap = lay_out(config.model.anchors, config.data.image_side), config.loss.overlap
+    found = suggest(boxes.square, levels, overlap=overlap, seed=config.seed)
+    before, after = level_iou(boxes.square, levels), level_iou(boxes.square, found.levels)
+    best = np.stack([before.max(axis=1), after.max(axis=1), ideal_iou(boxes.square, levels)])
+    matched = best > overlap
     side, shape = np.sqrt(boxes.area), boxes.pixels[:, 0] / boxes.pixels[:, 1]
     rows = []
     in_order = np.argsort(boxes.label, kind="stable")
@@ -347,7 +350,26 @@ def _fit(
             row = Species(*row[:4], spread(side[of_it]), spread(shape[of_it]), *shares)
         rows.append(row)
     rows.sort(key=lambda row: (-row.boxes, -row.pictures, row.label))
-    return tuple(rows), Fit(overlap, grid, suggested, *matched.mean(axis=1).tolist(), found.searched)
+    covered, covered_by_suggested, reachable = matched.mean(axis=1).tolist()
+    return tuple(rows), Fit(
+        overlap=overlap,
+        strides=config.model.levels,
+        configured=levels,
+        suggested=found.levels,
+        covered=covered,
+        covered_by_suggested=covered_by_suggested,
+        reachable=reachable,
+        served=_served(before, overlap),
+        served_by_suggested=_served(after, overlap),
+        matches=matched,
+        searched=found.searched,
+    )
+
+
+def _served(ious: np.ndarray, overlap: float) -> tuple[float, ...]:
+    """Of (n, levels) IoU, the share of the boxes that match on each level and on none better; of equals, the finest."""
+    best = ious.argmax(axis=1)[ious.max(axis=1) > overlap]
+    return tuple((np.bincount(best, minlength=ious.shape[1]) / len(ious)).tolist())
 
 
 def _picture_sizes(images: Sequence[Image]) -> tuple[tuple[int, int, int], ...]:

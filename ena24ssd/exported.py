@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -27,6 +27,7 @@ from ena24ssd.files import replace_file
 from ena24ssd.jsonfiles import JsonError, read_json
 from ena24ssd.paramsfile import ParamsError, read_params
 from ena24ssd.pictures import PREPROCESSING
+from ena24ssd.pretrained import ORIGINS
 from ena24ssd.runs import CheckpointName
 
 Kind = Literal["onnx", "onnx-int8", "symbol"]
@@ -96,6 +97,16 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """Whose weights the training began with, as in `ena24ssd.pretrained.ORIGINS`."""
+
+    package: Name
+    version: Name
+    licence: Name
+    learnt: Name
+
+
+@dataclass(frozen=True)
 class Exported:
     """A model file and what its sidecar says."""
 
@@ -110,6 +121,7 @@ class Exported:
     epoch: int
     check: Check
     names: Mapping[str, str] = field(default_factory=dict)  # symbol: structural names by MXNet's
+    pretrained: Pretrained | None = None
     preprocessing: int = PREPROCESSING
     package: str = __version__  # that wrote it
     made: str = ""  # when, ISO 8601
@@ -151,7 +163,7 @@ class Exported:
         return weights
 
     def _require_species(self, weights: Mapping[str, np.ndarray]) -> None:
-        anchors = len(self.config.model.sizes) + len(self.config.model.ratios) - 1  # of a cell
+        anchors = self.config.model.anchors[0].per_cell  # as on every level
         answers = weights.get("class_predict.0.bias", np.empty(0)).size
         if answers != anchors * (len(self.class_names) + 1):
             raise ExportedError(
@@ -203,6 +215,9 @@ def write_exported(
         "package": __version__,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if config.model.pretrained:
+        origin = ORIGINS[config.model.backbone]._asdict()
+        document["pretrained"] = {part.name: origin[part.name] for part in fields(Pretrained)}
     document["seal"] = _seal(document)
     replace_file(sidecar_of(path), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return open_exported(path)
@@ -227,9 +242,8 @@ def open_exported(path: Path | str) -> Exported:
             f"{path}: is no run folder, and no exported model, which has a sidecar {sidecar.name} beside it; {AGAIN}"
         )
     said = _read_sidecar(sidecar)
-    config = RunConfig(data=said.config.data, model=said.config.model, evaluation=said.config.evaluation)
     kept = {name: getattr(said, name) for name in _Sidecar.model_fields if name in Exported.__dataclass_fields__}
-    found = Exported(**kept | {"path": path, "config": config})
+    found = Exported(**kept | {"path": path, "config": said.config.as_config()})
     for file, place in zip(found.files, (path, *(path.with_name(file.name) for file in found.files[1:]))):
         digest = hashlib.sha256()
         for block in _blocks(place, file, BLOCK):
@@ -253,6 +267,17 @@ class _Choices(BaseModel):
             raise ValueError(f"data must have {', '.join(sorted(PICTURED))} and nothing else; see {', '.join(odd)}")
         return self
 
+    @model_validator(mode="after")
+    def _go_together(self) -> _Choices:
+        try:
+            self.as_config()
+        except ValidationError as fault:
+            raise ValueError(_first(fault)) from fault
+        return self
+
+    def as_config(self) -> RunConfig:
+        return RunConfig(data=self.data, model=self.model, evaluation=self.evaluation)
+
 
 class _Sidecar(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -270,6 +295,7 @@ class _Sidecar(BaseModel):
     epoch: Annotated[int, Field(ge=-1)]
     check: Check
     names: Annotated[dict[Name, Name], Field(max_length=10_000)]
+    pretrained: Pretrained | None = None  # written since there are such networks
     package: Name
     made: Name
     seal: str

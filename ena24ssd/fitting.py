@@ -29,6 +29,7 @@ from ena24ssd.data import Batch
 from ena24ssd.engine import Engine, EngineError, load_engine
 from ena24ssd.memory import available_memory, is_shortage, peak_memory
 from ena24ssd.programs import lone_environment
+from ena24ssd.stages import stage_of
 
 LARGEST = 1024  # pictures an update: more of them would make too few updates
 SHARE = 0.8  # of the memory that is free on a CPU: the rest is for the pictures' cache, and for others
@@ -246,6 +247,8 @@ def main() -> None:
 def _try(config: RunConfig, class_count: int, max_boxes: int, pictures: int) -> dict[str, Any]:
     """An epoch in small, and the next one's beginning."""
     engine = load_engine(config, [f"species {label}" for label in range(class_count)])
+    epochs = config.train.epochs
+    engine.begin_stage(stage_of(config.optim, epochs - 1, epochs))  # in the last one the most learns
     engine.learning_rate = 1e-12  # made-up pictures must not drive the weights to infinity
     start, begun = _peak(engine), time.monotonic()
     batch = _made_up(config.data.image_side, class_count, max_boxes, pictures)

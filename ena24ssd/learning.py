@@ -35,6 +35,7 @@ from ena24ssd.metrics import AnchorSums
 from ena24ssd.runs import Checkpoint, Run, RunError, Standing, State
 from ena24ssd.schedules import learning_rate
 from ena24ssd.splits import SIDES
+from ena24ssd.stages import stage_of
 from ena24ssd.stopping import Request, StoppedError, listening
 
 # What may differ between workers that train the same run: where things are.
@@ -220,6 +221,9 @@ class Votes(NamedTuple):
 def _learn(work: Work, standing: Standing, request: Request, clock: Clock) -> Standing:
     """The steps of an epoch that are left. The state is kept now and then; a signal or the time may end it early."""
     engine, config, epoch = work.engine, work.config, standing.epoch
+    stage = stage_of(config.optim, epoch, config.train.epochs)
+    if epoch and epoch == stage.first and not standing.step:
+        engine.begin_stage(stage)
     batches = shuffle_batches(
         work.examples["train"],
         config.train.batch,
@@ -354,6 +358,8 @@ def _take_up(work: Work, state: State | None) -> Standing:
     if state is not None:
         try:
             work.engine.load_weights(state.weights)
+            last = standing.epoch - (standing.step == 0)  # the epoch of the last step, whose memory this is
+            work.engine.begin_stage(stage_of(work.config.optim, last, work.config.train.epochs))
             work.engine.load_optimizer_state(state.optimizer)
         except ValueError as fault:
             raise RunError(f"{work.run.checkpoint_file('last')}: {fault}") from fault

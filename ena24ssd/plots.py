@@ -8,6 +8,7 @@ written: no plot reads formulas in them, or lets a long one push the figure apar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,15 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image as Pillow
 
-from ena24ssd.anchors import Anchors
+from ena24ssd.anchors import REACH, Anchors
 from ena24ssd.charts import LIGHT, LONG_TAIL, MOST_ROWS, ROW, Theme, panels, percent, shorten, to_png
 from ena24ssd.draw import contact_sheet, draw_boxes
-from ena24ssd.exploration import AREA_EDGES, Exploration, Species
+from ena24ssd.exploration import AREA_EDGES, FEW, Exploration, Species
 from ena24ssd.pictures import PictureError, read_picture
 from ena24ssd.sampling import spread_evenly
 
 MOST_BARS = 20  # boxes a picture; pictures with more go into the last bar
 SCATTERED = 4_000  # boxes drawn as dots
+MOST_SIZES = 24  # groups of boxes of like size
 CELL = (320, 240)  # pixels of a sample picture
 
 
@@ -143,6 +145,35 @@ def coverage(found: Exploration, theme: Theme) -> Figure:
     return figure
 
 
+def coverage_by_size(found: Exploration, theme: Theme) -> Figure:
+    """Which share of the boxes an anchor matches, from the smallest to the largest: as many boxes behind every dot."""
+    figure, axes = _axes(theme, 3.8)
+    fit, square = found.anchors, found.boxes.square
+    side = np.sqrt((square[:, 2:] - square[:, :2]).prod(axis=1)) * found.image_side
+    groups = np.array_split(np.argsort(side, kind="stable"), np.clip(len(side) // FEW, 1, MOST_SIZES))
+    middle = [np.median(side[group]) for group in groups]
+    shares = np.array([fit.matches[:, group].mean(axis=1) for group in groups]).T
+    for share, colour, marker, label in zip(
+        shares[[2, 0, 1]],
+        (theme.ink, theme.second, theme.first),
+        ("|", "o", "D"),
+        ("perfect shapes", "configured anchors", "suggested anchors"),
+    ):
+        axes.plot(middle, share, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
+    axes.set_xscale("log")
+    axes.set_xlim(middle[0] / 1.15, middle[-1] * 1.15)
+    axes.set_ylim(0, 1.04)
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"side of a square of the box's area, in pixels of the network's {found.image_side}")
+    axes.set_ylabel(f"boxes that match (IoU over {fit.overlap:g})")
+    _mark_levels(axes, theme, fit.strides)
+    _legend(axes, theme, 3)
+    return figure
+
+
 def shapes_and_anchors(found: Exploration, theme: Theme) -> Figure:
     """The width and height of the boxes in the network's square, and of the anchors."""
     figure, axes = _axes(theme, 6.0)
@@ -155,10 +186,14 @@ def shapes_and_anchors(found: Exploration, theme: Theme) -> Figure:
         (found.anchors.configured, theme.second, "o", "configured anchors"),
         (found.anchors.suggested, theme.first, "D", "suggested anchors"),
     ):
-        across, up = anchors.shapes.T
-        axes.plot(
-            across, up, marker, color=colour, markersize=9, markeredgecolor=theme.paper, label=label, linestyle="none"
-        )
+        for level in anchors:
+            first, across, up = level.shapes[0], *level.shapes.T
+            if len(anchors) > 1:  # a star for each level, its first anchor in the middle
+                rays = np.stack([np.full((level.per_cell, 2), first), level.shapes])  # (2, per_cell, 2)
+                axes.plot(rays[..., 0], rays[..., 1], color=colour, linewidth=1)
+            size = {"markersize": 9 if len(anchors) == 1 else 7, "markeredgecolor": theme.paper}
+            axes.plot(across, up, marker, color=colour, **size, label=label, linestyle="none")
+            label = None
     low = max(min(width.min(), height.min()) * 0.8, 0.003)
     high = max(1.1, 1.1 * max(_longest(found.anchors.configured), _longest(found.anchors.suggested)))
     for axis, set_scale, set_limits in (
@@ -198,6 +233,7 @@ PLOTS: dict[str, tuple[Callable[[Exploration, Theme], Figure], Callable[[Explora
     "box-shapes": (box_shapes, lambda found: len(found.boxes) > 0),
     "places-in-picture": (heat, lambda found: len(found.boxes) > 0),
     "anchor-coverage": (coverage, lambda found: found.anchors is not None),
+    "anchor-coverage-by-size": (coverage_by_size, lambda found: found.anchors is not None),
     "anchors-and-boxes": (shapes_and_anchors, lambda found: found.anchors is not None),
     "hours": (hours, lambda found: found.places.by_hour is not None),
 }
@@ -313,6 +349,26 @@ def _mark(axes: Axes, theme: Theme, value: float, words: str) -> None:
     )
 
 
+def _mark_levels(axes: Axes, theme: Theme, strides: Sequence[int]) -> None:
+    """Where on an axis of pixels one feature map's scale ends and the next one's begins."""
+    low, high = axes.get_xlim()
+    middle = np.sqrt(np.prod(REACH))
+    ends = np.array([low, *(np.sqrt(a * b) * middle for a, b in pairwise(strides)), high]).clip(low, high)
+    for stride, begin, end in zip(strides, ends, ends[1:]):
+        if len(strides) > 1 and end / begin > 1.2:  # else there is no room for the words
+            if end < high:
+                axes.axvline(end, color=theme.faint, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            place = (np.sqrt(begin * end), 0.03)
+            axes.text(
+                *place,
+                f"cells of {stride} px",
+                color=theme.ink,
+                fontsize=8,
+                ha="center",
+                transform=axes.get_xaxis_transform(),
+            )
+
+
 def _legend(axes: Axes, theme: Theme, columns: int = 2) -> None:
     axes.legend(
         loc="lower left",
@@ -325,5 +381,5 @@ def _legend(axes: Axes, theme: Theme, columns: int = 2) -> None:
     )
 
 
-def _longest(anchors: Anchors) -> float:
-    return float(anchors.shapes.max())
+def _longest(levels: Sequence[Anchors]) -> float:
+    return float(max(level.shapes.max() for level in levels))

@@ -6,13 +6,13 @@ PNG files (`ena24ssd.pages` says what such a page is).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-from ena24ssd.anchors import STRIDE, Anchors
+from ena24ssd.anchors import Anchors, as_choices
 from ena24ssd.charts import DARK, LIGHT, MOST_ROWS
 from ena24ssd.config import RunConfig
 from ena24ssd.exploration import BORDER, FEW, Exploration, Species, examine, read_for_exploration
@@ -75,8 +75,7 @@ def render(found: Exploration, light: dict[str, bytes], dark: dict[str, bytes], 
         enough=ENOUGH,
         poor=POOR,
         border=BORDER,
-        stride=STRIDE,
-        small_share=float((found.boxes.shorter_side * found.image_side < STRIDE).mean()) if len(found.boxes) else 0.0,
+        small_share=narrower(found, found.anchors.strides[0]) if found.anchors else 0.0,
         losers=[row for row in measured(found) if row.suggested < row.covered - LOSS],
         unseen=[row.name for row in found.species if not row.boxes],
     )
@@ -89,7 +88,23 @@ def measured(found: Exploration) -> list[Species]:
     return enough if len(enough) >= len(seen) / 2 else seen
 
 
-def snippet(anchors: Anchors) -> str:
+def narrower(found: Exploration, pixels: float) -> float:
+    """The share of the boxes whose shorter side has fewer pixels than that in the network's square."""
+    return float((found.boxes.shorter_side * found.image_side < pixels).mean())
+
+
+def snippet(levels: Sequence[Anchors]) -> str:
     """The anchors as YAML for a config file."""
-    sizes, ratios = (", ".join(f"{value:g}" for value in values) for values in (anchors.sizes, anchors.ratios))
-    return f"model:\n  sizes: [{sizes}]\n  ratios: [{ratios}]\n"
+    lines = (f"  {name}: {_listed(values)}\n" for name, values in as_choices(levels).items())
+    return "model:\n" + "".join(lines)
+
+
+def overrides(levels: Sequence[Anchors]) -> str:
+    """The anchors as words for a command line, quoted for a shell."""
+    return " ".join(f"'model.{name}={_listed(values, ',')}'" for name, values in as_choices(levels).items())
+
+
+def _listed(values: list, between: str = ", ") -> str:
+    """A list of numbers, or of such lists, in the fewest digits."""
+    inner = (_listed(value, between) if isinstance(value, list) else f"{value:g}" for value in values)
+    return f"[{between.join(inner)}]"

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ena24ssd.config import OptimConfig
+from ena24ssd.stages import stage_of
 
 
 def learning_rate(
     config: OptimConfig, step: int, steps_per_epoch: int, epochs: int, epoch_losses: Sequence[float]
 ) -> float:
-    """The rate of one step.
+    """The rate of one step: a share of it is that of the backbone (`ena24ssd.stages.rate_of`).
 
     Parameters: ``step``, counted from 0 at the start of the run; ``epochs``, how many are planned; ``epoch_losses``,
     the training loss of every finished epoch, ``step // steps_per_epoch`` of them.
+
+    Each stage has a schedule of its own, with its own peak, over its own steps and losses: what follows is about those.
 
     constant, step and cosine look at the steps alone. Over the first ``warmup`` share of them the rate rises; then
     it stays; or is divided at every share of ``step_at``; or falls along half a cosine to 0 at the end.
@@ -30,22 +33,25 @@ def learning_rate(
 
     Returns a finite rate, 0 or above.
     """
+    stage = stage_of(config, step // steps_per_epoch, epochs)
+    step -= stage.first * steps_per_epoch
+    losses = epoch_losses[stage.first :]
     if config.schedule == "plateau":
-        return _divide(config.lr, config.divide_by, _stalls(epoch_losses, config.plateau_patience))
+        return _divide(stage.lr, config.divide_by, _stalls(losses, config.plateau_patience))
     if config.schedule == "divide_when_loss_rises":
-        rises = [later >= earlier for earlier, later in pairwise(epoch_losses)]
+        rises = [later >= earlier for earlier, later in pairwise(losses)]
         times = steps_per_epoch * sum(rises[:-1])  # in epochs that are over; the last rise rules the one under way
         times += (step % steps_per_epoch + 1) * sum(rises[-1:])
-        return _divide(config.lr, config.divide_by, times)
-    steps = steps_per_epoch * epochs
+        return _divide(stage.lr, config.divide_by, times)
+    steps = steps_per_epoch * stage.epochs
     rising = math.ceil(config.warmup * steps)
     if step < rising:
-        return config.lr * (step + 1) / rising
+        return stage.lr * (step + 1) / rising
     if config.schedule == "constant":
-        return config.lr
+        return stage.lr
     if config.schedule == "step":
-        return _divide(config.lr, config.divide_by, sum(step / steps >= share for share in config.step_at))
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+        return _divide(stage.lr, config.divide_by, sum(step / steps >= share for share in config.step_at))
+    return stage.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
 def _stalls(losses: Sequence[float], patience: int) -> int:

@@ -47,6 +47,9 @@ SPECIES: tuple[str, ...] = tuple(species.name for species in ALL_SPECIES)
 SERIAL_UP_TO = 50  # pictures; for so few, starting processes costs more than it saves
 RECIPE = 1  # raised whenever the same request would give other pictures
 NEAREST = 0.92  # of the way from the horizon to the lower edge; nearer, the info strip hides the feet
+NEAR = 0.17  # of that way, nearer than which every animal is that does not stand far off
+FARTHEST = 1 / 5  # of its distance from the horizon that is left to an animal far off
+FEWEST = 7  # pixels that an animal far off is high, about; fewer show nothing
 SKETCH = 64  # the height of a picture in which placements are tried
 TURKEY = SPECIES.index("Wild Turkey")
 
@@ -133,19 +136,26 @@ def place_of(camera: int, seed: int, size: tuple[int, int]) -> Place:
 
 
 def cast_animals(
-    place: Place, rng: np.random.Generator, frames: int, species: Sequence[int], close: float = 0.0
+    place: Place,
+    rng: np.random.Generator,
+    frames: int,
+    species: Sequence[int],
+    close: float = 0.0,
+    far: float = 0.0,
 ) -> list[Walker]:
     """Choose who walks where, so that in every frame enough of everybody can be seen. The first always finds room."""
     walkers: list[Walker] = []
     for label in species:
         veiled = rng.random() < 0.35  # to stand partly behind something, or partly out of the picture
+        nearness = FARTHEST ** rng.random() if far and rng.random() < far else 1.0
         best: tuple[float, Walker] | None = None
         for attempt in range(14):
-            walker = propose_walk(label, place, rng, frames, veiled, close)
+            walker = propose_walk(label, place, rng, frames, veiled, close, nearness)
             if any(overlap(walker, other, frame, place) > 0.2 for other in walkers for frame in range(frames)):
                 continue
-            sketches = {p: sprite_of(walker, walker.postures.index(p), place, SKETCH) for p in set(walker.postures)}
-            shown = min(share_shown(place, walker, k, sketches[p]) for k, p in enumerate(walker.postures))
+            height = sketch_height(walker, place)
+            sketches = {p: sprite_of(walker, walker.postures.index(p), place, height) for p in set(walker.postures)}
+            shown = min(share_shown(place, walker, k, sketches[p], height) for k, p in enumerate(walker.postures))
             if best is None or shown > best[0]:
                 best = shown, walker
             if 0.5 <= shown < 0.92 if veiled and attempt < 7 else shown >= 0.92:
@@ -160,15 +170,26 @@ def cast_animals(
 
 
 def propose_walk(
-    label: int, place: Place, rng: np.random.Generator, frames: int, veiled: bool, close: float = 0.0
+    label: int,
+    place: Place,
+    rng: np.random.Generator,
+    frames: int,
+    veiled: bool,
+    close: float = 0.0,
+    nearness: float = 1.0,
 ) -> Walker:
-    """Anywhere in the picture, not too far off to be told apart, the middle of the walk inside the frame."""
+    """Anywhere in the picture, not too far off to be told apart, the middle of the walk inside the frame.
+
+    A ``nearness`` below 1 leaves that share of its distance from the horizon, and so of its size.
+    """
     kind = ALL_SPECIES[label]
     posture = str(rng.choice(kind.postures))
     moving = posture in kind.moving
     faces_left = bool(rng.random() < 0.5)
     near = 0.26 + 0.62 * rng.random() ** 1.2 if kind.size < 0.5 else 0.18 + 0.56 * rng.random() ** 1.2
     near += close * (NEAREST - near)
+    if nearness < 1:
+        near = min(near, max(near * nearness, FEWEST / (kind.size * len(place.infrared))))
     pace = near * (rng.uniform(0.06, 0.18) if moving else rng.uniform(0, 0.01))
     speed = -pace if faces_left else pace
     margin = 0.0 if veiled else 0.25 * kind.size
@@ -202,14 +223,20 @@ def rough_box(walker: Walker, frame: int, place: Place) -> Box:
     return Box(column - 0.8 * size, walker.row - 1.1 * size, column + 0.8 * size, walker.row)
 
 
-def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite) -> float:
+def sketch_height(walker: Walker, place: Place) -> float:
+    """The height of a picture small enough to be quick, and large enough to show anything of an animal far off."""
+    near = (walker.row - place.horizon) / (1 - place.horizon)
+    return SKETCH * max(1, NEAR / near)
+
+
+def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite, height: float = SKETCH) -> float:
     """How much of the animal would be seen, judged by a small sketch of it: a share of its area."""
     rows, columns = np.nonzero(sketch.alpha > 0.5)
     if not len(rows):
         return 0.0
-    scale, bar = len(place.rows) / SKETCH, STRIP * SKETCH
-    y = ((rows + 0.5 - sketch.foot[1] + walker.row * SKETCH) * scale).astype(int)
-    x = ((columns + 0.5 - sketch.foot[0] + walker.column_at(frame) * SKETCH) * scale).astype(int)
+    scale, bar = len(place.rows) / height, STRIP * height
+    y = ((rows + 0.5 - sketch.foot[1] + walker.row * height) * scale).astype(int)
+    x = ((columns + 0.5 - sketch.foot[0] + walker.column_at(frame) * height) * scale).astype(int)
     inside = (x >= 0) & (x < place.rows.shape[1]) & (y >= bar * scale) & (y < len(place.rows) - bar * scale)
     stands = place.rows[y[inside], x[inside]]
     return float(np.sum(stands <= 255 * walker.row + 3) / len(rows))
@@ -219,7 +246,12 @@ def share_shown(place: Place, walker: Walker, frame: int, sketch: Sprite) -> flo
 
 
 def shoot(
-    shot: Shot, seed: int, size: tuple[int, int], species: tuple[int, ...] | None = None, close: float = 0.0
+    shot: Shot,
+    seed: int,
+    size: tuple[int, int],
+    species: tuple[int, ...] | None = None,
+    close: float = 0.0,
+    far: float = 0.0,
 ) -> Scene:
     """Draw the picture of a shot. All frames of a burst share their cast, light and place, so they differ little."""
     place = place_of(shot.camera, seed, size)
@@ -227,7 +259,7 @@ def shoot(
     light = light_at(shot.taken_at, place, burst)
     if species is None:
         species = choose_species(shot, seed, burst, night=light.infrared)
-    walkers = () if shot.blank else cast_of(shot.camera, shot.burst, shot.frames, species, seed, size, close)
+    walkers = () if shot.blank else cast_of(shot.camera, shot.burst, shot.frames, species, seed, size, close, far)
     rng = np.random.default_rng([seed, shot.camera, shot.burst, shot.frame])
     staged = stage(place, walkers, shot.frame)
     picture = develop(expose(place, staged, light, rng), light, rng, place)
@@ -241,11 +273,18 @@ def shoot(
 
 @lru_cache(maxsize=4)
 def cast_of(
-    camera: int, burst: int, frames: int, species: tuple[int, ...], seed: int, size: tuple[int, int], close: float
+    camera: int,
+    burst: int,
+    frames: int,
+    species: tuple[int, ...],
+    seed: int,
+    size: tuple[int, int],
+    close: float,
+    far: float,
 ) -> tuple[Walker, ...]:
     """The animals of a burst; kept because its frames are drawn one after another."""
     rng = np.random.default_rng([seed, camera, burst, 99])
-    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species, close))
+    return tuple(cast_animals(place_of(camera, seed, size), rng, frames, species, close, far))
 
 
 def choose_species(shot: Shot, seed: int, rng: np.random.Generator, night: bool) -> tuple[int, ...]:
@@ -299,7 +338,14 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def check_request(
-    images: int, cameras: int, size: tuple[int, int], blank_share: float, burst: int | None, close: float, seed: int
+    images: int,
+    cameras: int,
+    size: tuple[int, int],
+    blank_share: float,
+    burst: int | None,
+    close: float,
+    far: float,
+    seed: int,
 ) -> None:
     """Raise ValueError for a data set that cannot be drawn."""
     check_size(size)
@@ -313,17 +359,19 @@ def check_request(
         raise ValueError(f"burst is {burst}; a trigger takes at least 1 picture. Try 3")
     if not 0 <= close <= 1:
         raise ValueError(f"close is {close}; it goes from 0, anywhere, to 1, right at the camera. Try 0.5")
+    if not 0 <= far <= 1:
+        raise ValueError(f"far is {far}; a share of the animals lies from 0 to 1. Try 0.4")
     if seed < 0:
         raise ValueError(f"seed is {seed}; seeds are not negative. Try 0")
 
 
 def write_camera(
-    folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int], close: float
+    folder: Path, shots: Sequence[Shot], seed: int, size: tuple[int, int], close: float, far: float
 ) -> list[list[LabelledBox]]:
     """Draw and save the pictures of one camera; returns their boxes, picture by picture."""
     boxes = []
     for shot in shots:
-        scene = shoot(shot, seed, size, close=close)
+        scene = shoot(shot, seed, size, close=close, far=far)
         path = folder / shot.location / f"{shot.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         scene.picture.save(path, quality=88)
@@ -340,6 +388,7 @@ def write_dataset(
     blank_share: float = 0.15,
     burst: int | None = None,
     close: float = 0.0,
+    far: float = 0.0,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Path:
@@ -347,16 +396,17 @@ def write_dataset(
 
     Parameters: exactly ``images`` pictures of ``size`` (width, height) pixels from ``cameras`` fixed places, of which
     the share ``blank_share`` shows no animal; ``burst`` pictures a trigger (left out: each camera's own setting, 2 to
-    4); ``close`` draws the animals nearer to the camera, from 0 (anywhere) to 1 (as near as can be); ``progress`` wraps
-    the list of pictures while it is worked off, as `tqdm.tqdm` does. The same request gives the same bytes, on one
-    process or many. (More than 50 pictures are drawn by several processes; where these are spawned, a script needs its
+    4); ``close`` draws the animals nearer to the camera, from 0 (anywhere) to 1 (as near as can be); ``far`` is the
+    share of the animals that stand far off, the farthest a fifth as large; ``progress`` wraps the list of pictures
+    while it is worked off, as `tqdm.tqdm` does. The same request gives the same bytes, on one process or many. (More
+    than 50 pictures are drawn by several processes; where these are spawned, a script needs its
     ``if __name__ == "__main__"``.) Returns the path of the json, in COCO Camera Traps format with file names relative
     to ``folder/images``. It is written last: where it stands, the pictures are complete.
 
     A folder that holds the same request already is left as it is. Raises FileExistsError for one that holds another,
     ValueError for a request out of range.
     """
-    check_request(images, cameras, size, blank_share, burst, close, seed)
+    check_request(images, cameras, size, blank_share, burst, close, far, seed)
     folder = Path(folder)
     target = folder / "scenes.json"
     request = {
@@ -368,6 +418,7 @@ def write_dataset(
         "burst": burst,
         "close": float(close),
         "seed": int(seed),
+        **({"far": float(far)} if far else {}),  # left out as in data sets drawn before there was such a choice
     }
     if target.exists():
         present = json.loads(target.read_text(encoding="utf-8")).get("info", {}).get("request")
@@ -379,7 +430,8 @@ def write_dataset(
         )
     shots = plan_shots(images, cameras, blank_share, seed, burst)
     by_camera = [[shot for shot in shots if shot.camera == camera] for camera in range(cameras)]
-    jobs = ([folder / "images"] * cameras, by_camera, [seed] * cameras, [tuple(size)] * cameras, [close] * cameras)
+    same = (seed, tuple(size), close, far)
+    jobs = ([folder / "images"] * cameras, by_camera, *([choice] * cameras for choice in same))
     steps = progress(shots) if progress else shots
     if images <= SERIAL_UP_TO or (os.cpu_count() or 1) == 1:
         boxes = take(steps, map(write_camera, *jobs))

@@ -26,6 +26,7 @@ from ena24ssd.doctor import can_work, preflight
 from ena24ssd.engine import Engine, EngineError, choose_engine, load_engine
 from ena24ssd.evaluation import max_boxes
 from ena24ssd.learning import Work, learn, reason_to_end
+from ena24ssd.pretrained import read_pretrained
 from ena24ssd.runs import Run, RunError, State, create_run, open_run, require_free
 from ena24ssd.sources import read_source
 from ena24ssd.splits import SIDES, Split
@@ -33,6 +34,7 @@ from ena24ssd.splits import SIDES, Split
 # What makes a run the one it is. Another value would not go on with it but start another.
 FIXED = (
     *("seed", "model", "train.batch", "train.drop_last", "optim.name"),
+    *("optim.average", "optim.head_epochs", "optim.late_share"),  # what is kept is of these weights
     *("split.kind", "split.train", "split.validation", "split.test"),  # split.json has what became of them
     *("data.image_side", "data.fit", "data.mean", "data.std", "data.max_boxes", "data.exclude_species"),
 )
@@ -44,11 +46,13 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     After every epoch the validation and test splits are measured and logged. Validation mAP chooses the weights that
     are kept as ``best``; test figures decide nothing. The closing rows of metrics.jsonl are those of ``best``.
 
-    Raises ConfigError, AnnotationError, RunError, EngineError or DivergedError, each saying the way out; StoppedError
-    where a signal asked for an early end, OSError where the disk is full: the run can then be resumed.
+    Raises ConfigError, AnnotationError, PretrainedError, RunError, EngineError or DivergedError, each saying the way
+    out; StoppedError where a signal asked for an early end, OSError where the disk is full: the run can then be
+    resumed.
     """
     folder = Path(folder)
     require_free(folder)
+    pretrained = read_pretrained(config.model.backbone) if config.model.pretrained else {}
     config = _absolute(config)
     source = read_source(config.data)
     config = _settle_engine(config, "gluon", quiet)
@@ -59,6 +63,8 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     split, doubts = choose_split(source, config.split, config.seed, config.data.cache, looking)
     config = _weigh_species(config, source.dataset, split)
     engine = load_engine(config, source.dataset.class_names, together=True)
+    if pretrained:
+        engine.load_weights(engine.weights() | pretrained)
     examples, problems = _read_sides(source.dataset, split, config, quiet)
     config = _settle_batch(config, engine, source.dataset, len(examples["train"]), quiet)
     _require_batches(examples["train"], config)
@@ -96,6 +102,8 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, data: Path | No
     with _held(run, engine):
         state, doubt = run.load_state()
         _require_unfinished(run, overrides)  # another process may have finished it meanwhile
+        if state is None and config.model.pretrained:
+            engine.load_weights(engine.weights() | read_pretrained(config.model.backbone))
         if engine.rank == 0:
             if doubt is not None:
                 run.forget_damaged_state()

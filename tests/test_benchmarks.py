@@ -81,8 +81,7 @@ def test_the_choices_are_those_of_the_presets(engines: ModuleType):
         else:
             assert mine == other, name
     assert vars(ours.augment).keys() == type(augmentation).model_fields.keys()
-    for section in ("model", "loss"):  # an engine reads all of them
-        assert vars(getattr(ours, section)).keys() == type(getattr(post, section)).model_fields.keys()
+    assert vars(ours.loss).keys() == type(post.loss).model_fields.keys()  # an engine reads all of them
     assert (post.train.batch, post.train.epochs) == (engines.POST.batch, engines.POST.epochs)
     assert int(post.split.train * engines.PICTURES) == engines.POST.pictures == int(engines.TRAINED * engines.PICTURES)
 

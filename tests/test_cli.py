@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ena24ssd import cli
 from ena24ssd.choosing import choose_split
-from ena24ssd.config import read_config
+from ena24ssd.config import change_config, read_config
 from ena24ssd.detections import read_megadetector
 from ena24ssd.picturewalk import common_folder
 from ena24ssd.sources import read_source
@@ -221,10 +222,10 @@ def test_explore_writes_a_report_and_a_snippet_that_is_a_config(scenes, tmp_path
         str(figures),
         "--quiet",
     ]
-    assert cli.main([*command, "data.image_side=160"]) == 0
+    assert cli.main([*command, "data.image_side=192"]) == 0
     said = capsys.readouterr().out
     assert (out / "report.html").exists() and len(list((out / "plots").glob("*.png"))) >= 5
     assert json.loads(figures.read_text())
     snippet = said[said.index("model:") : said.index("wrote ")]
-    (tmp_path / "snippet.yaml").write_text(snippet)
-    assert read_config(tmp_path / "snippet.yaml").model.sizes
+    pasted = {f"model.{name}": value for name, value in yaml.safe_load(snippet)["model"].items()}
+    assert change_config(read_config(ROOT / "configs" / "ena24.yaml", ["data.image_side=192"]), pasted).model.sizes

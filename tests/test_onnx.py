@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import re
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +29,22 @@ from onnx import TensorProto, helper, numpy_helper
 from ena24ssd.boxes import iou
 from ena24ssd.config import EvaluationConfig, RunConfig, change_config, read_config
 from ena24ssd.engine import EngineError, load_engine, load_graph
+from ena24ssd.onnx import engine as engine_module
+from ena24ssd.onnx import quantize as quantize_module
 from ena24ssd.onnx.engine import OnnxEngine, choose_runtime
-from ena24ssd.onnx.graph import INPUT, OUTPUT, build_graph, draw_skeleton, layers_of, prior, set_reading
+from ena24ssd.onnx.graph import INPUT, build_graph, count_anchors, draw_skeleton
 from ena24ssd.onnx.quantize import quantize
-from ena24ssd.onnx.safety import read_graph, require_safe
+from ena24ssd.onnx.reading import OUTPUT, set_reading
+from ena24ssd.onnx.safety import STRUCTURE, read_graph, require_safe
+from ena24ssd.prior import prior
 
 NAMES = ("Bird", "Coyote", "Dog")
 SMALL = ("device=cpu", "precision=float32", "model.width=0.04", "data.image_side=48", "evaluation.candidates=60")
+LITE = ("model.backbone=efficientnet_lite0", "model.width=1", "data.image_side=64", "model.pyramid=16")
+PYRAMID = (
+    *LITE,
+    *("model.levels=[8,16,32,64]", "model.sizes=[[0.1,0.15],[0.2,0.3],[0.4,0.6],[0.8,0.9]]", "model.ratios=[1,0.5,2]"),
+)
 RUNTIMES = ("onnxruntime", "openvino")
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 ENGINES = {"gluon": "mxnet", "pytorch": "torch"}
@@ -45,11 +56,12 @@ def a_config(*overrides: str) -> RunConfig:
 
 def some_weights(config: RunConfig, classes: int = len(NAMES), seed: int = 0) -> dict[str, np.ndarray]:
     """A network whose every kernel, bias and statistic is its own, and whose answers are neither all alike nor huge."""
-    random, weights = np.random.default_rng(seed), {}
-    for layer in layers_of(config.model, classes).all:
-        spread = np.sqrt(2 / np.prod(layer.kernel[1:]))
-        weights[f"{layer.name}.weight"] = random.normal(0, spread, layer.kernel)
-        weights[f"{layer.name}.bias"] = random.normal(0, 0.1, layer.leaving)
+    random, weights, skeleton = np.random.default_rng(seed), {}, draw_skeleton(config, classes)
+    for layer in (*skeleton.layers, *skeleton.idle):
+        spread = np.sqrt((2 if layer.has_bias else 1) / np.prod(layer.kernel[1:]))
+        weights[f"{layer.source}.weight"] = random.normal(0, spread, layer.kernel)
+        if layer.has_bias:
+            weights[f"{layer.source}.bias"] = random.normal(0, 0.1, layer.leaving)
         for part in ("beta", "running_mean") if layer.norm else ():
             weights[f"{layer.norm}.{part}"] = random.normal(0, 0.1, layer.leaving)
         for part in ("gamma", "running_var") if layer.norm else ():
@@ -78,6 +90,12 @@ def model(config) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
+def pyramid() -> tuple[RunConfig, onnx.ModelProto]:
+    config = a_config(*PYRAMID)
+    return config, build_graph(some_weights(config), config, NAMES)
+
+
+@pytest.fixture(scope="module")
 def int8(model) -> onnx.ModelProto:
     return quantize(model, some_pictures(4, seed=5))
 
@@ -100,6 +118,19 @@ NETWORKS = {
     "more candidates than anchors": ("evaluation.candidates=5000", "model.sizes=[0.4]", "model.ratios=[1]"),
     "a floor that some pass": ("evaluation.floor=0.6",),
     "a floor that nothing passes": ("evaluation.floor=1",),
+    "a pretrained backbone's, four levels": PYRAMID,
+    "one level, no towers": (*LITE, "model.levels=[16]", "model.sizes=[0.3,0.5]", "model.towers=0"),
+    "the coarsest level alone": (*LITE, "model.levels=[32]", "model.sizes=[0.5]", "model.towers=1"),
+    "lite1, three levels": (
+        *LITE,
+        *("model.backbone=efficientnet_lite1", "model.levels=[8,16,32]", "data.image_side=96", "model.towers=0"),
+        *("model.sizes=[[0.1,0.2],[0.3,0.35],[0.6,0.5]]", "model.ratios=[[1,2,0.5],[1,3,0.2],[2,1,0.3]]"),
+    ),
+    "lite2, levels above the backbone's": (
+        *LITE,
+        *("model.backbone=efficientnet_lite2", "model.levels=[16,32,64,128]", "data.image_side=128"),
+        *("model.sizes=[[0.1],[0.2],[0.4],[0.8]]", "model.ratios=[1]", "evaluation.class_agnostic_nms=true"),
+    ),
 }
 
 
@@ -147,13 +178,19 @@ def test_a_graph_finds_what_the_engine_finds(engine, overrides):
         assert (rows[..., 0] >= 0).any(axis=1).all()
 
 
-@pytest.mark.parametrize("sizes, ratios", [((0.3, 0.1), (1, 2, 0.4)), ((0.27, 0.44, 0.85), (1.5, 1))])
-@pytest.mark.parametrize("cells", [1, 3, 6, 13])
-def test_anchors_are_those_of_pytorch_bit_for_bit(cells, sizes, ratios):
-    pytest.importorskip("torch", reason="the pytorch extra is not installed")
-    from ena24ssd.pytorch import multibox
-
-    assert np.array_equal(prior(cells, sizes, ratios), multibox.prior(cells, cells, sizes, ratios)[0])
+def test_the_posts_network_is_drawn_as_ever():
+    """Graphs that earlier releases exported are held against what is drawn now, node by node."""
+    digest = hashlib.sha256()
+    for overrides in ((), ("model.output_batchnorm=true", "data.image_side=67"), ("model.sizes=[0.4]",)):
+        skeleton = draw_skeleton(a_config(*overrides), 3)
+        for node in skeleton.nodes:
+            attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+            digest.update(repr((node.op_type, list(node.input), list(node.output), attributes)).encode())
+        for name, values in skeleton.constants.items():
+            digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+        for layer in skeleton.layers:
+            digest.update(repr((layer.name, layer.kernel, layer.arrays)).encode())
+    assert digest.hexdigest() == "91d14c83383f5cd27b6aaa808ceb0a8dc01e9b171445bf0545d6c73809a5835e"
 
 
 # -- reading boxes off what the heads say: against ten lines of NumPy ------------------------------------------------
@@ -227,7 +264,7 @@ def test_boxes_are_read_off_as_ten_lines_of_numpy_do(seed, spread, repeated, ali
     config = a_config("model.sizes=[0.4,0.25]", "model.ratios=[1,2]")
     reading = EvaluationConfig(nms=nms, class_agnostic_nms=agnostic, floor=floor, candidates=candidates)
     config = config.model_copy(update={"evaluation": reading})
-    random, anchors = np.random.default_rng(seed), prior(3, config.model.sizes, config.model.ratios)
+    random, anchors = np.random.default_rng(seed), prior(3, 3, config.model.sizes, config.model.ratios)
     logits = (spread * random.standard_normal((2, len(anchors), 4))).astype(np.float32)
     offsets = random.standard_normal((2, len(anchors), 4)).astype(np.float32)
     if repeated:
@@ -258,14 +295,14 @@ def test_of_equal_scores_the_first_anchor_comes_first(runtime, candidates):
     config = a_config(*GRID, f"evaluation.candidates={candidates}", "evaluation.nms=0.3")
     found = open_graph(build_graph(SAME, config, NAMES), config, runtime=runtime).detect(some_pictures(2, 64))
     logits = np.tile(SAME["class_predict.0.bias"].astype(np.float64), (16, 1))
-    wanted = naive_rows(logits, np.zeros((16, 4)), prior(4, (0.5,), (1,)).astype(np.float64), config.evaluation)
+    wanted = naive_rows(logits, np.zeros((16, 4)), prior(4, 4, (0.5,), (1,)).astype(np.float64), config.evaluation)
     assert np.abs(found - wanted).max() < 1e-6
     assert set(found[..., 0].flat) == {0, -1}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_what_overlaps_just_enough_falls(runtime):
-    first, second = prior(4, (0.5,), (1,)).astype(np.float64).clip(0, 1)[:2]
+    first, second = prior(4, 4, (0.5,), (1,)).astype(np.float64).clip(0, 1)[:2]
     exactly = np.float32(iou(first[None], second[None])[0, 0])
     # OpenVINO has its own last bit.
     more = np.nextafter(exactly, np.float32(1)) if runtime == "onnxruntime" else exactly * np.float32(1 + 1e-6)
@@ -366,10 +403,122 @@ def test_in_int8_sums_of_two_products_fit_into_16_bits_and_heads_stay_as_they_ar
     assert 2 * 255 * 64 < 2**15
 
 
+def scale_of(model: onnx.ModelProto, name: str) -> np.ndarray:
+    """The scale of what comes out of a node that takes bytes for numbers."""
+    (node,) = [node for node in model.graph.node if node.output[0] == name]
+    assert node.op_type == "DequantizeLinear"
+    return numpy_helper.to_array(array_of(model, node.input[1]))
+
+
 def test_what_is_joined_has_one_scale(int8):
-    quantising = {node.output[0]: node.input[1] for node in int8.graph.node if node.op_type == "DequantizeLinear"}
     (join,) = [node for node in int8.graph.node if node.name == "features.joined"]
-    assert {quantising[name] for name in join.input} == {"features.joined_scale"}
+    assert len({scale_of(int8, name).item() for name in join.input}) == 1
+
+
+def test_of_a_pyramid_the_fine_blocks_and_the_last_convolutions_stay_as_they_are(pyramid):
+    config, model = pyramid
+    int8 = quantize(model, some_pictures(2, 64))
+    require_safe(int8, config, NAMES)
+    arrays = {array.name: numpy_helper.to_array(array) for array in int8.graph.initializer}
+    floats = {name for name, values in arrays.items() if values.ndim == 4 and name.endswith(".weight")}
+    fine = [f"features.blocks.{block}.{part}.weight" for block in range(3) for part in ("depthwise", "project")]
+    fine += ["features.stem.weight", "features.blocks.1.expand.weight", "features.blocks.2.expand.weight"]
+    assert floats == {*fine, "class_predict.0.weight", "bbox_predict.0.weight"}
+    for name, values in arrays.items():
+        if values.ndim == 4 and values.dtype == np.int8:
+            assert abs(values.astype(int)).max() <= (127 if values.shape[1] == 1 else 64), name
+    doubled = resize_of(int8)
+    assert scale_of(int8, doubled.input[0]) == scale_of(int8, f"{doubled.output[0]}.again")
+    left = {node.output[0] for node in int8.graph.node if node.op_type == "Clip"}
+    assert "features.blocks.2.expand" in left and "features.blocks.3.expand" not in left
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_depthwise_kernel_of_eight_bits_overflows_nowhere(runtime):
+    """All kernels at their largest, all activations at theirs: sums of products are as large as they can be."""
+    config = a_config(*PYRAMID)
+    weights = some_weights(config)
+    for name, values in weights.items():
+        if "depthwise" in name and values.ndim == 4:
+            values[:] = np.sign(values) * np.abs(values).max()
+            values[0] = np.abs(values).max()
+        if name.startswith("features.blocks") and name.endswith("expand.norm.beta"):
+            values[:8] = 50  # ReLU6 gives 6 everywhere
+    config = change_config(config, {"evaluation.nms": 1.0, "evaluation.floor": 0.0, "evaluation.candidates": 900})
+    model = build_graph(weights, config, NAMES)
+    pictures = some_pictures(4, 64)
+    rows, others = (
+        np.sort(open_graph(each, config, runtime=runtime).detect(pictures)[..., 1], axis=1)
+        for each in (model, quantize(model, pictures))
+    )
+    assert np.abs(rows - others).mean() < 0.03
+
+
+def test_rounding_takes_nothing_from_the_mean_of_a_channel(pyramid):
+    model = pyramid[1]
+    pictures = some_pictures(8, 64)
+    int8 = quantize(model, pictures)
+    plain = quantise_without_means(model, pictures)
+    wanted, *found = (heads_of(each, pictures) for each in (model, int8, plain))
+    errors = [np.abs((each - wanted).mean(axis=(0, 2, 3))).mean() for each in found]
+    assert errors[0] < errors[1]
+
+
+def quantise_without_means(model: onnx.ModelProto, pictures: np.ndarray) -> onnx.ModelProto:
+    true = quantize_module._show
+    with pytest.MonkeyPatch.context() as patch:
+
+        def show(*arguments):
+            return {name: seen._replace(means=seen.means * 0) for name, seen in true(*arguments).items()}
+
+        patch.setattr(quantize_module, "_show", show)
+        return quantize(model, pictures)
+
+
+def heads_of(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+    """What the class head says, (B, A * (C+1), H, W)."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.append(helper.make_tensor_value_info("class_predict.0", TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["class_predict.0"], {INPUT: pictures})[0]
+
+
+def test_an_int8_graph_of_an_earlier_release_is_still_read(model, config, tmp_path):
+    """Those were written by ONNX Runtime's own quantizer."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+
+    class Reader(quantization.CalibrationDataReader):
+        coming = iter(some_pictures(4, seed=5))
+
+        def get_next(self):
+            return next(({INPUT: square[None]} for square in self.coming), None)
+
+    before, after = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(model, before)
+    rectified = {node.input[0] for node in model.graph.node if node.op_type == "Relu"}
+    inner = [n.name for n in model.graph.node if n.op_type == "Relu" or rectified & {*n.output} or "joined" in n.name]
+    quantization.quantize_static(
+        *(before, after, Reader()),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Relu", "Concat"],
+        nodes_to_quantize=inner,
+    )
+    old = onnx.load(after)
+    used = {name for node in old.graph.node for name in node.input}
+    arrays = [
+        numpy_helper.from_array(numpy_helper.to_array(a), a.name) for a in old.graph.initializer if a.name in used
+    ]
+    del old.graph.initializer[:], old.graph.value_info[:], old.metadata_props[:], old.opset_import[:]
+    old.graph.initializer.extend(arrays)
+    old.opset_import.append(helper.make_opsetid("", 17))
+    old.producer_version = ""
+    rows = open_graph(old, config).detect(some_pictures())
+    assert (rows[..., 0] >= 0).any(axis=1).all()
 
 
 @pytest.mark.parametrize(
@@ -452,6 +601,37 @@ def test_the_runtime_that_suits_is_chosen_and_why_is_said(monkeypatch, asked, ma
     assert choice.runtime == runtime and re.search(reason, choice.reason)
 
 
+HALVES = {
+    "a CPU that multiplies it": ({}, True, "model", None),
+    "a CPU that does not": ({}, False, "model", "this CPU does not multiply it .*; leave it at auto"),
+    "a graph of bytes": ({}, True, "int8", "computes in bytes already"),
+    "the other runtime": ({"runtime": "onnxruntime"}, True, "model", "it is for OpenVINO, on a CPU"),
+    "a GPU": ({"device": "gpu"}, True, "model", "it is for OpenVINO, on a CPU"),
+}
+
+
+@pytest.mark.parametrize("options, multiplies, kind, said", HALVES.values(), ids=HALVES)
+def test_bfloat16_is_computed_where_it_is_asked_for_and_can_be(
+    monkeypatch, request, config, options, multiplies, kind, said
+):
+    openvino = pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    graph = request.getfixturevalue(kind).SerializeToString()
+    can = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert engine_module._multiplies_bfloat16() == can
+    monkeypatch.setattr(engine_module, "_multiplies_bfloat16", lambda: multiplies)
+    in_bfloat16 = change_config(config, {"precision": "bfloat16"})
+    if said is not None:
+        with pytest.raises(EngineError, match=f"precision 'bfloat16': .*{said}"):
+            OnnxEngine(graph, in_bfloat16, NAMES, **options)
+        return
+    engine = OnnxEngine(graph, in_bfloat16, NAMES, threads=1, **options)
+    assert engine.device.startswith("cpu, 1 thread, bfloat16, OpenVINO") and "bfloat16" in engine.reason
+    rows, pictures = engine.detect(some_pictures()), some_pictures()
+    assert (
+        np.abs(rows[:, 0, 1] - open_graph(request.getfixturevalue(kind), config).detect(pictures)[:, 0, 1]).max() < 0.05
+    )
+
+
 def _pretend(monkeypatch, missing: str | None = None, gpu: bool = False) -> None:
     if missing:
         monkeypatch.setitem(sys.modules, missing, None)
@@ -513,6 +693,10 @@ def test_a_missing_onnx_is_said_with_the_way_to_it(monkeypatch, config):
 
 def node_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.op_type == kind)
+
+
+def resize_of(model: onnx.ModelProto, place: int = 0) -> onnx.NodeProto:
+    return [node for node in model.graph.node if node.op_type == "Resize"][place]
 
 
 def array_of(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
@@ -733,6 +917,128 @@ HOSTILE = {
 }
 
 
+def enlarged_a_thousandfold(model):
+    set_numbers(model, "doubled", lambda values: values * 1000)
+
+
+def enlarged_to_a_size(model):
+    resize_of(model).input.append("doubled")
+
+
+def enlarged_from_elsewhere(model):
+    resize_of(model, 1).input[0] = resize_of(model).input[0]
+
+
+def enlarged_smoothly(model):
+    attribute_of(resize_of(model), "mode").s = b"cubic"
+
+
+def a_part_enlarged(model):
+    resize_of(model).input[1] = "doubled"
+
+
+def a_nameless_array(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), ""))
+
+
+def a_nameless_output(model):
+    node_of(model, "Softmax").output.append("")
+
+
+def unlimited(model):
+    set_numbers(model, "six", lambda values: values * np.float32(1e30))
+
+
+def every_channel_sees_every_other(model):
+    depthwise = next(node for node in model.graph.node if node.output[0] == "features.blocks.0.depthwise.sum")
+    attribute_of(depthwise, "group").i = 1
+
+
+def padded_on_the_other_side(model):
+    attribute_of(node_of(model, "Conv"), "pads").ints[:] = [1, 1, 0, 0]
+
+
+def a_level_twice(model):
+    column = next(node for node in model.graph.node if node.output[0] == "class_predict.0").input[0]
+    joined = next(node for node in model.graph.node if node.output[0] == column)
+    joined.input[1] = joined.input[0]
+
+
+def added_to_itself(model):
+    add = next(node for node in model.graph.node if node.op_type == "Add")
+    add.input[0] = add.input[1]
+
+
+def another_column(model):
+    set_numbers(model, "shape/column", lambda values: values[::-1])
+
+
+def a_shared_kernel_of_another_shape(model):
+    set_numbers(model, "class_tower.0.depthwise.weight", lambda values: values[:, :, :1])
+
+
+def a_bias_where_there_is_none(model):
+    depthwise = next(node for node in model.graph.node if node.output[0] == "class_tower.0.depthwise.1")
+    depthwise.input.append("class_tower.0.1.bias")
+
+
+HOSTILE_PYRAMID = {
+    enlarged_a_thousandfold: "constant 'doubled' is not that of its config",
+    enlarged_to_a_size: r"\('Resize'\) is not the one",
+    enlarged_from_elsewhere: r"\('Resize'\) is not the one",
+    enlarged_smoothly: r"\('Resize'\) is not the one",
+    a_part_enlarged: r"\('Resize'\) is not the one",
+    a_nameless_array: "nothing refers to its array ''",
+    a_nameless_output: "gives what is there already",
+    unlimited: "constant 'six' is not that of its config",
+    every_channel_sees_every_other: r"\('Conv'\) is not the one that gives 'features.blocks.0.depthwise.sum'",
+    padded_on_the_other_side: r"\('Conv'\) is not the one that gives 'features.stem.sum'",
+    a_level_twice: r"\('Concat'\) is not the one",
+    added_to_itself: r"\('Add'\) is not the one",
+    another_column: "constant 'shape/column' is not that of its config",
+    a_shared_kernel_of_another_shape: r"weights of class_tower.0.depthwise.\d are \(16, 1, 1, 3\) float32",
+    a_bias_where_there_is_none: r"\('Conv'\) is not the one that gives 'class_tower.0.depthwise.1'",
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_PYRAMID, ids=lambda change: change.__name__.replace("_", " "))
+def test_another_pyramid_is_refused_with_a_sentence(pyramid, change):
+    config, model = pyramid
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    read_graph(other.SerializeToString(), config, NAMES)
+    change(other)
+    with pytest.raises(EngineError, match=HOSTILE_PYRAMID[change]) as refusal:
+        OnnxEngine(other.SerializeToString(), config, NAMES)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_a_file_is_not_held_against_more_than_it_can_be(model):
+    """A sidecar of a few bytes can describe a graph that no memory holds."""
+    sizes = [list(np.linspace(0.1, 0.9, 2000))] * 4
+    huge = a_config(*PYRAMID, "data.image_side=2048", f"model.sizes={sizes}")
+    assert count_anchors(huge) == 2002 * (256**2 + 128**2 + 64**2 + 32**2)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineError, match=r"it has [\d,]+ bytes, and the 174,254,080 anchors of its config take"):
+            read_graph(model.SerializeToString(), huge, NAMES)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_even_the_largest_network_has_room_for_its_structure():
+    config = a_config(
+        *LITE,
+        *("model.backbone=efficientnet_lite2", "model.pyramid=8", "model.towers=8", "data.image_side=128"),
+        *("model.levels=[8,16,32,64,128]", "model.sizes=[[0.1],[0.2],[0.3],[0.4],[0.5]]", "model.ratios=[1]"),
+    )
+    int8 = quantize(build_graph(some_weights(config), config, NAMES), some_pictures(1, 128))
+    bare = sum(len(array.raw_data) for array in int8.graph.initializer)
+    assert len(int8.SerializeToString()) - bare < STRUCTURE / 2
+    require_safe(int8, config, NAMES)
+
+
 @pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__.replace("_", " "))
 def test_another_graph_is_refused_with_a_sentence(model, config, change):
     other = onnx.ModelProto()
@@ -757,7 +1063,7 @@ def scale_of_many(model):
 
 
 def another_bias(model):
-    name = next(node.input[0] for node in model.graph.node if node.output[:1] == ["features.conv31.bias"])
+    name = next(node.input[0] for node in model.graph.node if node.output[:1] == ["features.conv31.bias.again"])
     set_numbers(model, name, lambda values: values[:3])
 
 
@@ -804,11 +1110,11 @@ def test_a_graph_of_another_config_is_refused(kind, overrides, names, said, requ
 
 
 NO_GRAPHS = {
-    "nothing": (b"", "is of format 0"),
-    "a page": (b"<!DOCTYPE html><html><body>404</body></html>", "damaged, or cut short"),
+    "nothing": (b"", "has 0 bytes, and the 81 anchors of its config take 1,296"),
+    "a page": (b"<!DOCTYPE html>" + b"<p>404</p>" * 200, "damaged, or cut short"),
     "noise": (np.random.default_rng(0).bytes(5000), "damaged, or cut short"),
     "zeros": (bytes(5000), "damaged, or cut short"),
-    "a text that is no text": (b"\x12\x02\xff\xff\x08\x08", "damaged|of format 8"),
+    "a text that is no text": (b"\x12\x02\xff\xff\x08\x08" + b"\x1a\x00" * 1000, "damaged|of format 8"),
 }
 
 

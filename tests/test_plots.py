@@ -17,12 +17,15 @@ from ena24ssd.charts import DARK, LIGHT, to_png
 from ena24ssd.config import RunConfig, change_config
 from ena24ssd.exploration import Exploration, examine, read_for_exploration
 from ena24ssd.plots import (
+    MOST_SIZES,
     PLOTS,
     box_areas,
     boxes_per_picture,
     coverage,
+    coverage_by_size,
     draw_plots,
     draw_samples,
+    shapes_and_anchors,
     species_counts,
 )
 from ena24ssd.sources import Source
@@ -30,7 +33,7 @@ from ena24ssd.sources import Source
 ON_BOXES = {name for name in PLOTS if name not in ("boxes-per-picture", "hours")}
 
 
-def look(names: tuple[str, ...], *counts: int, **more) -> Exploration:
+def look(names: tuple[str, ...], *counts: int, config: RunConfig | None = None, **more) -> Exploration:
     """A dataset with so many boxes of each species, on as many pictures as the first has, and a blank one."""
     rng = np.random.default_rng(1)
     pictures: list[list[LabelledBox]] = [[] for _ in range(max([1, *counts[:1]]) + 1)]
@@ -40,7 +43,8 @@ def look(names: tuple[str, ...], *counts: int, **more) -> Exploration:
             box = LabelledBox(label, Box(left, top, left + width, top + height))
             pictures[number % max(len(pictures) - 1, 1)].append(box)
     images = [Image(str(k), f"{k}.jpg", 640, 480, tuple(boxes), **more) for k, boxes in enumerate(pictures)]
-    return examine(Source(CameraTrapDataset(names, tuple(images), Path(), (), "x"), None), RunConfig(), sample=0)
+    source = Source(CameraTrapDataset(names, tuple(images), Path(), (), "x"), None)
+    return examine(source, config or RunConfig(), sample=0)
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -125,6 +129,44 @@ def test_dark_plots_are_dark_and_as_large_and_the_same_data_give_the_same_files(
     assert size(light) == size(dark) and light == again
     corner = [Pillow.open(io.BytesIO(png)).convert("L").getpixel((0, 0)) for png in (light, dark)]
     assert corner[0] == 255 and corner[1] < 40
+
+
+PYRAMID = change_config(
+    RunConfig(),
+    {
+        "model.backbone": "efficientnet_lite0",
+        "data.image_side": 128,
+        "model.levels": [8, 16, 32, 64],
+        "model.sizes": [[0.2], [0.4], [0.6], [0.9]],
+        "model.ratios": [1, 0.5],
+    },
+)
+
+
+@pytest.mark.parametrize("boxes", [1, 500])
+@pytest.mark.parametrize("config", [None, PYRAMID], ids=["one level", "four levels"])
+def test_coverage_by_size_is_that_of_equally_many_boxes_from_the_smallest_on(boxes, config):
+    found = look(("a",), boxes, config=config)
+    perfect, configured, suggested = coverage_by_size(found, LIGHT).axes[0].lines[:3]
+    square = found.boxes.square
+    side = np.sqrt((square[:, 2] - square[:, 0]) * (square[:, 3] - square[:, 1])) * found.image_side
+    for line, matches in zip((configured, suggested, perfect), found.anchors.matches):
+        assert len(line.get_ydata()) == (1 if boxes == 1 else MOST_SIZES)
+        assert (np.diff(line.get_xdata()) > 0).all()
+        smallest = np.argsort(side)[: -(-boxes // len(line.get_ydata()))]
+        assert line.get_ydata()[0] == pytest.approx(matches[smallest].mean())
+        assert line.get_xdata()[0] == pytest.approx(np.median(side[smallest]))
+
+
+def test_levels_are_named_where_their_scales_are_and_drawn_as_stars():
+    found = look(("a",), 300, config=PYRAMID)
+    words = [text.get_text() for text in coverage_by_size(found, LIGHT).axes[0].texts]
+    assert words and set(words) <= {f"cells of {stride} px" for stride in (8, 16, 32, 64)}
+    assert not coverage_by_size(look(("a",), 300), LIGHT).axes[0].texts
+    axes = shapes_and_anchors(found, LIGHT).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["configured anchors", "suggested anchors"]
+    markers = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert [len(line.get_xdata()) for line in markers] == [2] * 8
 
 
 def test_pyplot_stays_out_of_it():

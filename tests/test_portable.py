@@ -18,7 +18,7 @@ from ena24ssd.detector import Detector
 from ena24ssd.engine import RUNTIMES
 from ena24ssd.exported import Check, write_exported
 from ena24ssd.files import replace_file
-from ena24ssd.onnx.graph import _shapes_of_weights, build_graph, layers_of
+from ena24ssd.onnx.graph import build_graph, draw_skeleton, shapes_of_weights
 
 SPECIES = ("Red Fox", "White-Tailed Deer", "Wild Turkey")
 
@@ -29,7 +29,7 @@ def exported(tmp_path_factory) -> Path:
     choices = ["data.image_side=64", "model.width=0.05", "model.sizes=[0.2,0.35,0.6]", "model.ratios=[1,1.5]"]
     config = read_config(None, choices)
     random, weights = np.random.default_rng(5), {}
-    for name, shape in _shapes_of_weights(layers_of(config.model, len(SPECIES))).items():
+    for name, shape in shapes_of_weights(draw_skeleton(config, len(SPECIES))).items():
         spread = random.normal(0, (2 / max(np.prod(shape[1:]), 1)) ** 0.5, shape) if name.endswith("weight") else 0.0
         around = random.uniform(0.5, 1.5, shape) if name.endswith(("gamma", "running_var")) else spread
         weights[name] = np.broadcast_to(np.asarray(around, np.float32), shape).copy()

@@ -26,16 +26,17 @@ from ena24ssd.changes import draw_changes
 from ena24ssd.config import LossConfig, read_config
 from ena24ssd.data import Batch, Held
 from ena24ssd.engine import EngineError, load_engine
+from ena24ssd.prior import prior
 from ena24ssd.pytorch import devices, layers
 from ena24ssd.pytorch import engine as engine_room
 from ena24ssd.pytorch.losses import multibox_loss, normalisers
-from ena24ssd.pytorch.multibox import Targets, encode, match, prior, suppress, to_corners
+from ena24ssd.pytorch.multibox import Targets, encode, match, suppress, to_corners
 from ena24ssd.pytorch.pictures import Squares
 from ena24ssd.runs import open_run
 from ena24ssd.stopping import StoppedError
 from ena24ssd.training import resume, train
 
-BLOG, ENA24 = "configs/blog.yaml", "configs/ena24.yaml"
+BLOG, ENA24 = "configs/blog.yaml", "configs/custom_conv.yaml"
 
 
 def small_engine(*overrides: str, preset: str | None = None):
@@ -44,7 +45,7 @@ def small_engine(*overrides: str, preset: str | None = None):
 
 # -- anchors, targets and suppression -------------------------------------------------------------------------------
 
-ANCHORS = prior(3, 3, [0.3, 0.5], [1, 2, 0.5])
+ANCHORS = prior(3, 3, [0.3, 0.5], [1, 2, 0.5])[None]
 
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -112,8 +113,8 @@ def test_anchors_are_the_posts():
     """Sizes are sides of squares in the frame; ratios after the first apply to the first size."""
     model = read_config(BLOG).model
     anchors = prior(13, 13, model.sizes, model.ratios)
-    assert anchors.shape == (1, 13 * 13 * 9, 4) and anchors.dtype == np.float32
-    cell = anchors[0].reshape(13, 13, 9, 4)[4, 7]
+    assert anchors.shape == (13 * 13 * 9, 4) and anchors.dtype == np.float32
+    cell = anchors.reshape(13, 13, 9, 4)[4, 7]
     width, height = (cell[:, 2:] - cell[:, :2]).T
     assert width[:6] == pytest.approx(model.sizes, abs=1e-6) and height[:6] == pytest.approx(model.sizes, abs=1e-6)
     assert width[6:] / height[6:] == pytest.approx(model.ratios[1:], rel=1e-5)
@@ -648,8 +649,12 @@ for room in pkgutil.iter_modules(ena24ssd.pytorch.__path__):
         importlib.import_module(f"ena24ssd.pytorch.{room.name}")
 import numpy as np
 from ena24ssd.engine import load_engine
+from ena24ssd.prior import LevelAnchors
 
 config = json.loads(sys.argv[1], object_hook=lambda fields: SimpleNamespace(**fields))
+model = config.model  # what it is asked for besides its fields
+model.anchors = (LevelAnchors(16, model.sizes, model.ratios),)
+model.freezes_backbone = model.freezes_heads = False
 engine = load_engine(config, ["a", "b"])
 images = np.zeros((2, 48, 48, 3), np.uint8)
 truth = np.array([[[1, 0.1, 0.1, 0.6, 0.7]], [[-1] * 5]], np.float32)

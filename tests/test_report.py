@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import yaml
 from PIL import Image as Pillow
 
 from ena24ssd.anchors import Anchors
-from ena24ssd.config import RunConfig, change_config, check_config
+from ena24ssd.config import RunConfig, change_config, check_config, read_config
 from ena24ssd.exploration import examine, read_for_exploration
 from ena24ssd.plots import PLOTS
-from ena24ssd.report import explore, render, snippet
+from ena24ssd.report import explore, overrides, render, snippet
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "source", "br"}
@@ -157,9 +158,40 @@ def test_file_names_are_only_text_too(tmp_path):
 
 def test_the_snippet_is_a_config(tmp_path):
     page = page_of(write(tmp_path, {"deer": 40}, pictures=False), **{"model.sizes": [0.9]})
-    pasted = check_config(yaml.safe_load(snippet(Anchors(13, (0.2, 0.1), (1.0, 0.74)))))
-    assert (pasted.model.sizes, pasted.model.ratios) == ((0.2, 0.1), (1.0, 0.74))
+    levels = (Anchors(13, (0.2, 0.1), (1.0, 0.74)),)
+    for pasted in (check_config(yaml.safe_load(snippet(levels))), read_config(None, shlex.split(overrides(levels)))):
+        assert (pasted.model.sizes, pasted.model.ratios) == ((0.2, 0.1), (1.0, 0.74))
     assert "model: sizes: [" in page.text and "paste this into your config file" in page.text
+
+
+PYRAMID = {"model.backbone": "efficientnet_lite0", "data.image_side": 64, "model.levels": [8, 16]}
+
+
+@pytest.mark.parametrize("ratios", [((1.0, 0.5),) * 2, ((1.0, 0.5), (2.0, 0.3))], ids=["shared", "of their own"])
+def test_anchors_of_several_levels_can_be_pasted(ratios):
+    levels = (Anchors(8, (0.2, 0.1), ratios[0]), Anchors(4, (0.4, 0.5), ratios[1]))
+    network = {**PYRAMID, "model.sizes": [[0.3], [0.4]]}
+    own = [f"{name}={value}" for name, value in network.items()]
+    for pasted in (
+        change_config(
+            RunConfig(), {**network, **{f"model.{k}": v for k, v in yaml.safe_load(snippet(levels))["model"].items()}}
+        ),
+        read_config(None, [*own, *shlex.split(overrides(levels))]),
+    ):
+        assert [(level.sizes, level.ratios) for level in pasted.model.anchors] == [level[1:] for level in levels]
+    assert " " not in overrides(levels).replace("' '", ""), "each is one word"
+
+
+def test_several_levels_have_a_table_and_small_animals_are_judged_by_the_finest(tmp_path):
+    folder = write(tmp_path, {"deer": 40}, pictures=False)
+    page = page_of(folder, **PYRAMID, **{"model.sizes": [[0.3], [0.4]], "model.ratios": [1]})
+    assert "distance between two cells of the network's finest feature map" in page.text
+    assert "narrower than 8 pixels" in page.text
+    assert "these grids of 8 x 8, 4 x 4 cells" in page.text
+    assert "pixels a cell" in page.text and "sizes: [[" in page.text
+    alone = page_of(folder)
+    assert "narrower than 16 pixels, the distance between two cells of the network:" in alone.text
+    assert "this grid of 13 x 13 cells" in alone.text and "pixels a cell" not in alone.text
 
 
 def test_the_worst_species_is_named_and_marked(tmp_path):

@@ -164,6 +164,50 @@ def test_one_loss_that_does_not_fall_costs_plateau_one_division():
     assert set(rates([1.39, 1.39], steps=878, epochs=50, lr=0.01, schedule="plateau")) == {0.01 / 5}
 
 
+# -- in stages ---------------------------------------------------------------------------------------------------------
+
+STAGED = {"lr": 0.1, "late_lr": 0.02}
+
+
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    head_epochs=st.integers(0, 5),
+    epochs=st.integers(1, 8),
+    steps=st.integers(1, 5),
+    warmup=st.sampled_from([0, 0.2, 1]),
+    losses=st.lists(st.sampled_from([1.0, 2.0, 3.0, NAN]), min_size=8, max_size=8),
+)
+def test_each_stage_is_a_run_of_its_own(schedule, head_epochs, epochs, steps, warmup, losses):
+    """What two runs, one after the other, would do: of the rate, epochs and losses of each stage."""
+    choice = {"schedule": schedule, "warmup": warmup, "step_at": (0.5,)}
+    staged = OptimConfig(**STAGED, head_epochs=head_epochs, **choice)
+    for step in range(steps * epochs):
+        epoch = step // steps
+        if epoch < head_epochs:
+            alone = 0.1, step, min(head_epochs, epochs), losses[:epoch]
+        elif head_epochs:
+            alone = 0.02, step - steps * head_epochs, epochs - head_epochs, losses[head_epochs:epoch]
+        else:
+            alone = 0.1, step, epochs, losses[:epoch]
+        lr, own, planned, seen = alone
+        expected = learning_rate(OptimConfig(lr=lr, **choice), own, steps, planned, seen)
+        assert learning_rate(staged, step, steps, epochs, losses[:epoch]) == expected
+
+
+def test_both_stages_warm_up_and_fall_to_zero():
+    rate = whole_run(head_epochs=4, warmup=0.1, late_lr=0.02)
+    assert rate[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1]) and 0 < rate[39] < 1e-3
+    assert rate[40:46] == pytest.approx([n / 6 * 0.02 for n in range(1, 7)]) and 0 < rate[99] < 1e-4
+    assert max(rate[40:]) == 0.02
+
+
+def test_a_stage_that_has_begun_goes_on_where_there_are_to_be_more_epochs():
+    config = OptimConfig(**STAGED, head_epochs=2, warmup=0)
+    planned, longer = (learning_rate(config, 45, 10, epochs, [1.0] * 4) for epochs in (6, 12))
+    assert planned == pytest.approx(0.02 * 0.5 * (1 + math.cos(math.pi * 25 / 40)))
+    assert longer == pytest.approx(0.02 * 0.5 * (1 + math.cos(math.pi * 25 / 100)))
+
+
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 LOSSES = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=12)

@@ -245,6 +245,41 @@ def test_any_size_can_be_drawn(size):
     assert [label for label, _ in boxes] == [SPECIES.index("Red Fox")]
 
 
+def boxes_of(far: float, size: tuple[int, int], bursts: int) -> list[list]:
+    """The boxes of the first picture of so many bursts, all of them with animals."""
+    shots = plan_shots(bursts, 6, 0.0, 5, burst=1)
+    return [shoot(shot, 5, size, far=far).boxes for shot in shots]
+
+
+@pytest.mark.parametrize("size", [(48, 48), (97, 50), (240, 135)], ids=str)
+def test_animals_far_off_are_small_and_still_seen(size):
+    pictures = boxes_of(1.0, size, 12)
+    assert all(pictures), "each picture shows one at least"
+    for _, box in (row for boxes in pictures for row in boxes):
+        assert 0 <= box.left < box.right <= size[0] and 0 <= box.top < box.bottom <= size[1]
+
+
+def test_far_animals_are_smaller_and_some_are_smaller_than_any_other():
+    (least, median), (far_least, far_median) = (
+        np.quantile(
+            [box.area / (240 * 180) for picture in boxes_of(far, (240, 180), 12) for _, box in picture], (0, 0.5)
+        )
+        for far in (0.0, 1.0)
+    )
+    assert far_median < 0.5 * median
+    assert far_least < 0.3 * least
+
+
+def test_a_data_set_without_far_animals_says_nothing_of_them(described, tmp_path):
+    assert "far" not in described["info"]["request"], "as those drawn before there was the choice"
+    one = {"images": 1, "cameras": 1, "size": (64, 48), "far": 0.5}
+    file = write_dataset(tmp_path, **one)
+    assert json.loads(file.read_text(encoding="utf-8"))["info"]["request"]["far"] == 0.5
+    assert write_dataset(tmp_path, **one) == file
+    with pytest.raises(FileExistsError, match="holds another one"):
+        write_dataset(tmp_path, **{**one, "far": 0.0})
+
+
 def test_an_empty_cast_makes_a_blank_picture():
     assert draw_scene(1, size=(64, 48), species=[])[1] == []
 
@@ -317,6 +352,8 @@ def test_the_strip_can_write_all_it_needs():
         ({"size": (640, 480, 3)}, "size is"),
         ({"size": (640.5, 480)}, "size is"),
         ({"seed": -1}, "seed is -1"),
+        ({"far": 1.5}, "far is 1.5"),
+        ({"far": float("nan")}, "far is nan"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -24,6 +24,7 @@ from same_runs import SMALL
 from ena24ssd.config import read_config
 from ena24ssd.engine import load_engine
 from ena24ssd.runs import open_run
+from ena24ssd.stages import stage_of
 from ena24ssd.training import resume, train
 
 pytestmark = [
@@ -75,6 +76,10 @@ STEPS = {
     "statistics shared": (("model.shared_statistics=true",), (5, 4, 1, 3)),
     "statistics shared, in portions": (("model.shared_statistics=true", "train.accumulate=2"), (3, 1)),
     "each its own statistics": ((), (5, 1)),
+    "statistics frozen, in two stages and averaged": (
+        ("model.frozen_statistics=true", "optim.head_epochs=1", "optim.average=0.5", "optim.backbone_rate=0.5"),
+        (5, 4, 3, 1),
+    ),
 }
 COMMON = (*TINY, "engine=pytorch", "optim.name=sgd", "optim.momentum=0.9", "optim.lr=0.01")
 
@@ -87,6 +92,7 @@ from asked import SPECIES, a_batch
 from ena24ssd.config import read_config
 from ena24ssd.data import Batch
 from ena24ssd.engine import EngineError, load_engine
+from ena24ssd.stages import stage_of
 
 folder, steps, common = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 rank = int(os.environ["RANK"])
@@ -97,6 +103,10 @@ for number, (choices, sizes) in enumerate(steps.values()):
     engine.align()
     sums = []
     for seed, size in enumerate(sizes):
+        if seed == 2:
+            if rank == 0:
+                engine.detect(a_batch().images)  # one measures, and shows its average
+            engine.begin_stage(stage_of(engine._config.optim, 1, 2))
         batch, mine = a_batch(seed, size), np.array_split(np.arange(size), 2)[rank]
         step = engine.train_step(Batch(batch.images[mine], batch.truth[mine], tuple(batch.ids[i] for i in mine)))
         sums.append(engine.agree(step.read().to_vector()))
@@ -144,7 +154,11 @@ def part_of(arrays: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
 def test_two_workers_take_the_steps_of_one_process_on_the_joint_batch(joint, name):
     choices, sizes = STEPS[name]
     engine = load_engine(read_config(None, [*COMMON, *choices]), SPECIES)
-    sums = [engine.train_step(a_batch(seed, size)).read().to_vector() for seed, size in enumerate(sizes)]
+    sums = []
+    for seed, size in enumerate(sizes):
+        if seed == 2:
+            engine.begin_stage(stage_of(engine._config.optim, 1, 2))
+        sums.append(engine.train_step(a_batch(seed, size)).read().to_vector())
     least = 1e-5 if "frozen" in name else 1e-4
     for rank in (0, 1):
         arrays = read_joint(joint, name, rank)

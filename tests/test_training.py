@@ -21,10 +21,13 @@ pytest.importorskip("tensorboard", reason="no extra with an engine is installed"
 from trained import EPOCHS, small_config
 
 from ena24ssd.assessment import evaluate
+from ena24ssd.config import ConfigError
+from ena24ssd.efficientnet import MEAN, STD
 from ena24ssd.epoch import DivergedError
+from ena24ssd.pretrained import PretrainedError
 from ena24ssd.runs import RunError, open_run
 from ena24ssd.scores import plain
-from ena24ssd.training import train
+from ena24ssd.training import resume, train
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +124,48 @@ def test_too_few_pictures_for_a_batch_say_what_to_do(scenes, tmp_path):
     with pytest.raises(ValueError, match=r"train\.batch"):
         train(small_config(scenes, "train.batch=100", "train.drop_last=true"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+# -- weights that have learnt before --------------------------------------------------------------------------------
+
+LITE = ("model.backbone=efficientnet_lite0", "model.pretrained=true", "model.frozen_statistics=backbone")
+LITE += ("model.levels=[16,32]", "model.pyramid=8", "model.towers=1", "model.sizes=[[0.3],[0.6]]", "model.width=1")
+LITE += (f"data.mean={list(MEAN)}", f"data.std={list(STD)}", "optim.head_epochs=1", "train.epochs=1")
+LITE += ("log.graph=false", "log.pictures=0", "log.histograms=false")
+
+
+def test_a_pretrained_backbone_is_where_a_run_begins_even_if_it_was_killed_before_it_kept_anything(
+    scenes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ena24ssd.learning.save_sheet", lambda sheet, file: None)
+    random, known = np.random.default_rng(0), {}
+    for block in (0, 15):
+        name = f"features.blocks.{block}.project.conv.weight"
+        known[name] = random.normal(0, 0.1, {0: (16, 32, 1, 1), 15: (320, 1152, 1, 1)}[block]).astype(np.float32)
+    monkeypatch.setattr("ena24ssd.training.read_pretrained", lambda backbone: known)
+    run = train(small_config(scenes, *LITE), tmp_path / "run", quiet=True)
+    for name in ("last.safetensors", "previous.safetensors", "best.safetensors", "metrics.jsonl"):
+        (run.folder / name).unlink(missing_ok=True)
+    again = resume(run.folder, quiet=True)
+    weights = again.load_checkpoint("best").weights
+    assert all(np.array_equal(weights[name], values) for name, values in known.items())
+
+
+def test_pretrained_weights_that_cannot_be_had_are_missed_before_anything_is_done(scenes, tmp_path, monkeypatch):
+    def miss(backbone: str):
+        raise PretrainedError(f"the weights of {backbone} are not here")
+
+    monkeypatch.setattr("ena24ssd.training.read_pretrained", miss)
+    monkeypatch.setattr("ena24ssd.training.read_source", None)
+    with pytest.raises(PretrainedError, match="efficientnet_lite0"):
+        train(small_config(scenes, *LITE), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", ["optim.average=0.9", "optim.late_share=0.5"])
+def test_what_learns_and_what_is_kept_cannot_change_on_the_way(run, change):
+    with pytest.raises(ConfigError, match=f"{change.partition('=')[0]}: is .* cannot become"):
+        resume(run.folder, [change, "train.epochs=9"], quiet=True)
 
 
 # -- TensorBoard ----------------------------------------------------------------------------------------------------

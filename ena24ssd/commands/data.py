@@ -54,6 +54,9 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     door.add_argument("--blanks", type=float, default=0.15, help="share of pictures without an animal (%(default)s)")
     door.add_argument("--burst", type=int, help="pictures a trigger takes (default: 2 to 4, as set on each camera)")
     door.add_argument("--close", type=float, default=0.0, help="how near the animals come, 0 to 1 (%(default)s)")
+    door.add_argument(
+        "--far", type=float, default=0.0, help="share of the animals that stand far off and are small (%(default)s)"
+    )
     door.add_argument("--seed", type=int, default=0)
 
     door = add("split", _split, "Split a dataset, and tell how much of the test each way to split gives away.")
@@ -162,7 +165,7 @@ def _case(problem: Problem) -> str:
 
 
 def _explore(choice: argparse.Namespace) -> int:
-    from ena24ssd.report import explore, snippet
+    from ena24ssd.report import explore, overrides, snippet
 
     config = choose_config(choice.choices)
     place = {"data.path": choice.dataset} | ({"data.pictures": choice.pictures} if choice.pictures else {})
@@ -174,7 +177,7 @@ def _explore(choice: argparse.Namespace) -> int:
         fit = found.anchors
         print(f"{fit.covered:.1%} of the boxes overlap an anchor by more than {config.loss.overlap:g} (IoU);")
         print(f"with the anchors below {fit.covered_by_suggested:.1%}, with any shapes at most {fit.reachable:.1%}")
-        print(snippet(fit.suggested))
+        print(snippet(fit.suggested) + f"# or in one line: {overrides(fit.suggested)}\n")
     print(f"wrote {choice.out / 'report.html'}")
     return 0
 
@@ -193,6 +196,7 @@ def _synth(choice: argparse.Namespace) -> int:
         blank_share=choice.blanks,
         burst=choice.burst,
         close=choice.close,
+        far=choice.far,
         seed=choice.seed,
         progress=lambda jobs: tqdm(jobs, "drawing", leave=False, disable=None),
     )

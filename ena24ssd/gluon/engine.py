@@ -14,16 +14,18 @@ from mxnet import autograd, np, npx
 from ena24ssd.config import RunConfig
 from ena24ssd.data import Batch
 from ena24ssd.engine import EngineError, require_weights, weigh_species
+from ena24ssd.gluon.average import GluonAverage
 from ena24ssd.gluon.board import MxBoard
 from ena24ssd.gluon.cluster import join_cluster
 from ena24ssd.gluon.devices import open_devices
 from ena24ssd.gluon.faults import find_fault
 from ena24ssd.gluon.losses import multibox_loss, normalisers
 from ena24ssd.gluon.multibox import Targets, decode, match
-from ena24ssd.gluon.ssd import Ena24SSD
+from ena24ssd.gluon.ssd import build_network
 from ena24ssd.gluon.update import Update
 from ena24ssd.memory import is_shortage, peak_memory
 from ena24ssd.metrics import AnchorSums
+from ena24ssd.stages import STATISTICS, Stage, changes, learns, rate_of, stage_of
 
 
 @contextmanager
@@ -111,7 +113,7 @@ class GluonEngine:
         self.device = ", ".join(map(str, self._contexts))
         self.batch = 16 if self._context.device_type == "gpu" else 8
         mxnet.random.seed(config.seed)
-        self.net = Ena24SSD(self._classes, config.model)
+        self.net = build_network(self._classes, config.model)
         self.net.initialize(ctx=self._contexts)
         self.net.hybridize(static_alloc=True, static_shape=True)
         side = config.data.image_side
@@ -119,16 +121,15 @@ class GluonEngine:
         for context in self._contexts:  # shapes become known: parameters get their values
             anchors, *_ = self.net(self._normalise(blank, context))
         self._anchors = anchors.as_in_ctx(self._context)  # (1, N, 4): of the feature map's size alone
-        self._has_stepped = False
         self._species_weights = weigh_species(class_names, config)
-        if config.train.accumulate > 1:
-            for parameter in self._learnt().values():
-                parameter.grad_req = "add"
         self._cluster = join_cluster() if together and config.kvstore else None
         self.rank = self._cluster.rank if self._cluster else 0
         self.workers = self._cluster.workers if self._cluster else 1
         kvstore = "device" if self._context.device_type == "gpu" else "local"
-        self._update = Update(self._parameters(), config.optim, self._cluster.kvstore if self._cluster else kvstore)
+        self._learnable = self._learnt()
+        self._update = Update(self._learnable, config.optim, self._cluster.kvstore if self._cluster else kvstore)
+        self._average = GluonAverage(config.optim.average, self._parameters())
+        self.begin_stage(stage_of(config.optim, 0, config.train.epochs))
 
     @property
     def learning_rate(self) -> float:
@@ -145,8 +146,23 @@ class GluonEngine:
         return False
 
     @telling()
+    def begin_stage(self, stage: Stage) -> None:
+        model, request = self._config.model, "write" if self._config.train.accumulate == 1 else "add"
+        for name, parameter in self._learnable.items():
+            parameter.grad_req = request if learns(name, stage.share, model) else "null"
+            parameter.lr_mult = rate_of(name, stage)
+        self._update.begin(stage.lr)
+        parameters = self._parameters().items()
+        self._changing = {name: each for name, each in parameters if changes(name, stage.share, model)}
+        self._average.cover({name: parameter.data(self._context) for name, parameter in self._changing.items()})
+        is_averaged = self._config.optim.average is not None
+        self._averages_statistics = is_averaged and any(name.endswith(STATISTICS) for name in self._changing)
+        self._has_stepped = False
+
+    @telling()
     def train_step(self, batch: Batch) -> GluonStep:
-        before = {name: parameter.data(self._context).copy() for name, parameter in self._parameters().items()}
+        self._average.begin()
+        before = {name: parameter.data(self._context).copy() for name, parameter in self._changing.items()}
         whole, counts = self._match(batch)
         if self._cluster:
             counts = self._cluster.add_up(counts)
@@ -166,10 +182,17 @@ class GluonEngine:
             idle.discard(context)
         self._settle(idle)
         norm, self._has_stepped = self._update.step(), True
+        if self._averages_statistics:
+            # A compiled graph's backward pass writes the running statistics without telling MXNet, which would let
+            # the average read them before; the norm is there when all gradients are.
+            with self.awaiting():
+                norm.wait_to_read()
+        self._average.follow()
         return GluonTrainedStep(self, batch, sums, norm, before)
 
     @telling()
     def measure_step(self, batch: Batch) -> GluonMeasuredStep:
+        self._average.show(True)
         anchors, logits, offsets = self.net(self._normalise(batch.images, self._context))
         targets, counts = self._match(batch)
         weights = self._weigh(self._context)
@@ -179,33 +202,39 @@ class GluonEngine:
 
     @telling()
     def detect(self, images: numpy.ndarray) -> numpy.ndarray:
+        self._average.show(True)
         return decode(*self.net(self._normalise(images, self._context)), self._config.evaluation).asnumpy()
 
     @telling()
     def weights(self) -> dict[str, numpy.ndarray]:
-        return {name: parameter.data(self._context).asnumpy() for name, parameter in self._parameters().items()}
+        arrays = {name: parameter.data(self._context) for name, parameter in self._parameters().items()}
+        return {name: array.asnumpy() for name, array in (arrays | self._average.averaged()).items()}
 
     def load_weights(self, weights: dict[str, numpy.ndarray]) -> None:
         parameters = self._parameters()
         require_weights(weights, {name: parameter.shape for name, parameter in parameters.items()})
         for name, parameter in parameters.items():
             parameter.set_data(np.array(weights[name]))
+        self._average.forget()
 
     def gradients(self) -> dict[str, numpy.ndarray]:
         return self._update.gradients() if self._has_stepped else {}
 
     def optimizer_state(self) -> dict[str, numpy.ndarray]:
-        return self._update.state()
+        return self._update.state() | self._average.state()
 
     def load_optimizer_state(self, state: dict[str, numpy.ndarray]) -> None:
-        self._update.load(state)
+        self._update.load(self._average.load(state))
 
     def agree(self, values: numpy.ndarray) -> numpy.ndarray:
         return self._cluster.agree(values) if self._cluster else values
 
     def align(self) -> None:
-        for parameter in self._parameters().values() if self._cluster else ():
-            parameter.set_data(self._cluster.share(parameter.data(self._context)))
+        if self._cluster:
+            for parameter in self._parameters().values():
+                parameter.set_data(self._cluster.share(parameter.data(self._context)))
+            for array in self._average.away():
+                array[:] = self._cluster.share(array)
 
     def awaiting(self) -> AbstractContextManager:
         """Around a wait for what depends on other workers: it ends some time after one of them fell silent."""
@@ -228,14 +257,16 @@ class GluonEngine:
         return MxBoard(folder, self.net)
 
     def put_back(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Set weights that are on the device already."""
-        for name, parameter in self._parameters().items():
-            parameter.set_data(weights[name])
+        """Set what learns to values from before a step, which are on the device already."""
+        self._average.show(False)
+        for name, values in weights.items():
+            self._parameters()[name].set_data(values)
 
     def find_fault(self, batch: Batch, learns: bool) -> str:
         """The layer that was the first to give something that is no number, with the weights as they are."""
         if not len(batch.images):
             return "a layer on another worker"
+        self._average.show(not learns)
         whole, counts = self._match(batch)
         for _, images, targets in self._portions(batch, whole):
             images, targets = self._normalise(images, self._context), _on(targets, self._context)

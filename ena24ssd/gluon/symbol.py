@@ -18,7 +18,7 @@ from ena24ssd.config import RunConfig
 from ena24ssd.engine import require_weights
 from ena24ssd.gluon.engine import telling
 from ena24ssd.gluon.multibox import decode
-from ena24ssd.gluon.ssd import Ena24SSD
+from ena24ssd.gluon.ssd import build_network
 from ena24ssd.paramsfile import ParamsError, read_params
 
 INPUT = "data"  # what MXNet calls the pictures of a graph
@@ -30,8 +30,8 @@ def export_symbol(
 ) -> dict[str, str]:
     """Write ``folder/stem-symbol.json`` and ``folder/stem-0000.params``; the same weights give the same bytes.
 
-    The graph maps pictures (B, 3, S, S), normalised float32, to what `Ena24SSD` says: anchors, class logits and box
-    offsets. Returns the structural name of every parameter by the name that MXNet gave it. Raises ValueError for
+    The graph maps pictures (B, 3, S, S), normalised float32, to what the network says: anchors, class logits and
+    box offsets. Returns the structural name of every parameter by the name that MXNet gave it. Raises ValueError for
     weights of another network, and OSError where the files do not come out whole.
     """
     with telling():
@@ -52,11 +52,11 @@ def export_symbol(
 
 def _build(
     weights: Mapping[str, numpy.ndarray], config: RunConfig, class_names: Sequence[str]
-) -> tuple[Ena24SSD, dict[str, str]]:
+) -> tuple[gluon.HybridBlock, dict[str, str]]:
     """The network on the CPU, ready for export, and the structural name of every parameter by MXNet's."""
     npx.set_np()
     with mxnet.name.NameManager():  # MXNet numbers layers over all networks of a process; these start from 0
-        net = Ena24SSD(len(class_names), config.model)
+        net = build_network(len(class_names), config.model)
     net.initialize(ctx=mxnet.cpu())
     net.hybridize()
     blank = np.zeros((1, 3, config.data.image_side, config.data.image_side), ctx=mxnet.cpu())

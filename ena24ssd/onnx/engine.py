@@ -22,7 +22,8 @@ import numpy as np
 from ena24ssd.engine import RUNTIMES, EngineError
 from ena24ssd.memory import is_shortage
 from ena24ssd.onnx import INSTALL
-from ena24ssd.onnx.graph import INPUT, set_reading
+from ena24ssd.onnx.graph import INPUT
+from ena24ssd.onnx.reading import set_reading
 from ena24ssd.onnx.safety import QUANTIZE, read_graph
 from ena24ssd.threads import count_threads
 
@@ -64,8 +65,9 @@ class OnnxEngine:
         ``config.evaluation`` to say.
 
         ``runtime``: ``onnxruntime``, ``openvino`` or ``auto``. ``device``: ``auto``, ``cpu``, ``gpu`` or ``gpu:N``.
-        ``threads`` of a CPU (left out: OMP_NUM_THREADS, or one for every core). Raises EngineError for a file that is
-        no graph of this config, and for what cannot run here.
+        ``threads`` of a CPU (left out: OMP_NUM_THREADS, or one for every core). ``config.precision`` bfloat16: for a
+        float graph, with OpenVINO, where the CPU multiplies it; auto is float32, so that a file says the same
+        everywhere. Raises EngineError for a file that is no graph of this config, and for what cannot run here.
         """
         kind, index = _parse_device(device)
         if threads is not None and threads < 1:
@@ -77,7 +79,8 @@ class OnnxEngine:
         self._shown = graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value
         graph = graph.SerializeToString()
 
-        choice, fault = choose_runtime(runtime, kind, is_int8), ""
+        in_bfloat16 = config.precision == "bfloat16"
+        choice, fault = choose_runtime(runtime, kind, is_int8, in_bfloat16), ""
         if choice.place == "gpu":
             try:
                 self._runner: Any = _OnnxRuntimeOnGpu(graph, self._side, index)
@@ -86,11 +89,15 @@ class OnnxEngine:
                     raise EngineError(f"device 'gpu:{index}': {error}; or take device cpu") from error
                 choice, fault = choose_runtime(runtime, "cpu", is_int8), f"; not on a GPU, for {error}"
         if choice.place == "cpu":
-            on_cpu = {"onnxruntime": _OnnxRuntimeOnCpu, "openvino": _OpenVino}[choice.runtime]
+            threads = threads or count_threads() or os.cpu_count() or 1
             with _telling():
-                self._runner = on_cpu(graph, self._side, threads or count_threads() or os.cpu_count() or 1)
+                if choice.runtime == "openvino":
+                    self._runner = _OpenVino(graph, self._side, threads, "bf16" if in_bfloat16 else "f32")
+                else:
+                    self._runner = _OnnxRuntimeOnCpu(graph, self._side, threads)
         self.batch: int = self._runner.batch
-        self.device = f"{self._runner.device}, {'int8' if is_int8 else 'float32'}, {self._runner.name}"
+        numbers = "int8" if is_int8 else "bfloat16" if in_bfloat16 else "float32"
+        self.device = f"{self._runner.device}, {numbers}, {self._runner.name}"
         self.reason = choice.reason + fault
 
     def detect(self, images: np.ndarray) -> np.ndarray:
@@ -113,11 +120,14 @@ class OnnxEngine:
         return rows
 
 
-def choose_runtime(runtime: str, device: str, is_int8: bool) -> Choice:
+def choose_runtime(runtime: str, device: str, is_int8: bool, in_bfloat16: bool = False) -> Choice:
     """What runs a graph on device ``auto``, ``cpu`` or ``gpu``.
 
     Raises EngineError where nothing does, or not what is asked for.
     """
+    if in_bfloat16:
+        _require_bfloat16(runtime, device, is_int8)
+        return Choice("openvino", "cpu", "it computes in bfloat16")
     if runtime not in ("auto", *RUNTIMES):
         raise EngineError(f"runtime '{runtime}' is not known; it is auto or one of {', '.join(RUNTIMES)}")
     if runtime == "openvino":
@@ -142,6 +152,23 @@ def choose_runtime(runtime: str, device: str, is_int8: bool) -> Choice:
     if not has_openvino:
         return Choice("onnxruntime", "cpu", f"OpenVINO would be faster with int8: {EXTRAS['openvino']}")
     return Choice("openvino", "cpu", "it is faster with int8")
+
+
+def _require_bfloat16(runtime: str, device: str, is_int8: bool) -> None:
+    """Raise EngineError where a graph cannot be run in bfloat16."""
+    why = ""
+    if is_int8:
+        why = "the graph computes in bytes already"
+    elif device == "gpu" or runtime == "onnxruntime":
+        why = "it is for OpenVINO, on a CPU"
+    elif not _multiplies_bfloat16():  # OpenVINO would take float32, and say nothing
+        why = "this CPU does not multiply it (it takes AVX512_BF16 or AMX)"
+    if why:
+        raise EngineError(f"precision 'bfloat16': {why}; leave it at auto")
+
+
+def _multiplies_bfloat16() -> bool:
+    return "BF16" in _load("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _OnnxRuntimeOnCpu:
@@ -187,7 +214,7 @@ class _OnnxRuntimeOnGpu:
 
 
 class _OpenVino:
-    def __init__(self, graph: bytes, side: int, threads: int):
+    def __init__(self, graph: bytes, side: int, threads: int, precision: str):
         openvino = _load("openvino")
         self.name, self.device = f"OpenVINO {openvino.__version__.partition('-')[0]}", _on_cpu(threads)
         core = openvino.Core()
@@ -196,7 +223,7 @@ class _OpenVino:
         model.reshape([1, side, side, 3])
         _rank_stably(model)
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # not what the CPU likes best: a file says the same everywhere
+            "INFERENCE_PRECISION_HINT": precision,  # not what the CPU likes best: a file says the same everywhere
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "THROUGHPUT",
         }

@@ -20,12 +20,14 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ena24ssd.engine import EngineError
-from ena24ssd.onnx.graph import INPUT, OPSET, OUTPUT, READING, Layer, draw_skeleton
+from ena24ssd.onnx.graph import INPUT, OPSET, count_anchors, draw_skeleton
+from ena24ssd.onnx.nodes import Layer
+from ena24ssd.onnx.reading import OUTPUT, READING
 
 if TYPE_CHECKING:
     from ena24ssd.config import RunConfig
 
-STRUCTURE = 2**20  # bytes of all that is no number in an array; a graph has 30,000
+STRUCTURE = 2**20  # bytes of all that is no number in an array; a graph has 40,000, and with bytes 110,000
 VERSIONS = range(7, 12)  # of the file format
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INTEGERS = ("int8", "uint8", "int32")  # what a kernel or a bias may be made of, besides float32
@@ -53,15 +55,20 @@ def read_graph(content: bytes, config: RunConfig, class_names: Sequence[str]) ->
 
     Raises EngineError for any other. Memory stays within a few times what the graph of the config takes.
     """
+    anchors = count_anchors(config)
+    if 16 * anchors > len(content):  # the config may be a stranger's, too: nothing is drawn that the file cannot hold
+        raise _refusal(
+            f"it has {len(content):,} bytes, and the {anchors:,} anchors of its config take {16 * anchors:,}"
+        )
     skeleton = draw_skeleton(config, len(class_names))
     most = STRUCTURE + sum(values.nbytes for values in skeleton.constants.values())
     # In bytes, a layer has scales and zero points for every output beside its weights.
-    most += sum(4 * int(np.prod(layer.kernel)) + 32 * layer.leaving for layer in skeleton.layers.all)
+    most += sum(4 * int(np.prod(layer.kernel)) + 32 * layer.leaving for layer in skeleton.layers)
     if len(content) > most:
         raise _refusal(f"it has {len(content):,} bytes, and one of its config {most:,} at most")
     try:
         if _measure_structure(memoryview(content), NUMBERS) > STRUCTURE:
-            raise _refusal(f"more than {STRUCTURE:,} bytes of it are no weights; 30,000 are usual")
+            raise _refusal(f"more than {STRUCTURE:,} bytes of it are no weights; 110,000 are usual")
         model = onnx.ModelProto.FromString(content)
         model.DiscardUnknownFields()
         require_safe(model, config, class_names)
@@ -87,17 +94,17 @@ def require_safe(model: onnx.ModelProto, config: RunConfig, class_names: Sequenc
     _require_signature(model.graph, config.data.image_side)
 
     skeleton = draw_skeleton(config, len(class_names))
-    layers = {layer.name: layer for layer in skeleton.layers.all}
+    layers = {layer.arrays[0]: layer for layer in skeleton.layers}
     arrays = _Arrays(model.graph.initializer)
     arrays.require_constants(skeleton.constants, len(class_names))
     nodes = _Nodes(model.graph.node, arrays.names)
     for wanted in nodes.as_quantised(skeleton.nodes):
         node = nodes.require(wanted)
         if wanted.op_type == "Conv":
-            layer = layers[wanted.input[1].removesuffix(".weight")]
+            layer = layers[wanted.input[1]]
             for name, shape in zip(node.input[1:], (layer.kernel, (layer.leaving,))):
                 arrays.require_weights(nodes.origin(name), name in arrays.names, shape, layer)
-    for scale, zero in nodes.require_no_others(len(layers)):
+    for scale, zero in nodes.require_no_others(len(skeleton.layers)):
         arrays.require_scale(scale, zero)
     arrays.require_no_others()
 
@@ -179,7 +186,7 @@ class _Nodes:
     def __init__(self, nodes: Sequence[NodeProto], arrays: Collection[str]):
         self._nodes, self._known = nodes, set()
         self._givers = {name: node for node in nodes for name in node.output}
-        ready = {INPUT, *arrays}
+        ready = {INPUT, "", *arrays}  # nothing is called "", but what an operator can do without
         for node in nodes:
             if not ready.issuperset(node.input) or not ready.isdisjoint(node.output):
                 raise _refusal(f"its node {_short(node.name)} needs what comes later, or gives what is there already")
@@ -194,14 +201,16 @@ class _Nodes:
         return name
 
     def as_quantised(self, wanted: Sequence[NodeProto]) -> Iterator[NodeProto]:
-        """These nodes, but for the ReLUs that this graph has no nodes for: in bytes they are the end of a range."""
+        """These nodes, but for rectifiers that this graph has no nodes for: in bytes they are the ends of a range."""
+        left_out = set()
         for node in wanted:
             if node.op_type == "Conv" and node.output[0] not in self._givers:
                 rectified = NodeProto()
                 rectified.CopyFrom(node)
                 rectified.output[0] = node.output[0].removesuffix(".sum")
+                left_out.add(rectified.output[0])
                 yield rectified
-            elif node.op_type != "Relu" or node.input[0] in self._givers:
+            elif node.output[0] not in left_out:
                 yield node
 
     def require(self, wanted: NodeProto) -> NodeProto:

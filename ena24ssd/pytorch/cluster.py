@@ -7,6 +7,7 @@ NCCL between GPUs, Gloo between CPUs.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import numpy
@@ -62,13 +63,16 @@ class Cluster:
         distributed.all_reduce(total)
         return total
 
-    def share(self, net: nn.Module) -> None:
-        """Give every worker's network the weights and statistics of rank 0's."""
-        for tensor in net.state_dict().values():
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every worker rank 0's values of these."""
+        for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
     def spread(self, net: nn.Module) -> DistributedDataParallel:
-        """The network, but its gradients become the mean of all workers' while they are worked out."""
+        """The network, but its gradients become the mean of all workers' while they are worked out.
+
+        Of what learns at this moment; every worker's weights become those of rank 0.
+        """
         places = [self._device.index] if self._device.type == "cuda" else None
         # Statistics are each worker's own, until `share`; the option that says so has a new name.
         option = "forward_sync_buffers" if torch.__version__ >= (2, 13) else "broadcast_buffers"

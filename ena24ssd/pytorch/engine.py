@@ -15,6 +15,7 @@ from torch import nn
 
 from ena24ssd.engine import EngineError, require_weights, weigh_species
 from ena24ssd.metrics import AnchorSums
+from ena24ssd.pytorch.average import TorchAverage
 from ena24ssd.pytorch.cluster import join_cluster
 from ena24ssd.pytorch.devices import can_compile, describe, multiplies_bfloat16, open_devices, use_all_cores
 from ena24ssd.pytorch.faults import find_fault
@@ -22,13 +23,15 @@ from ena24ssd.pytorch.layers import share_statistics
 from ena24ssd.pytorch.losses import multibox_loss, normalisers
 from ena24ssd.pytorch.multibox import Targets, decode, match
 from ena24ssd.pytorch.pictures import Squares, normalise, render, send
-from ena24ssd.pytorch.ssd import Ena24SSD
+from ena24ssd.pytorch.ssd import build_network
 from ena24ssd.pytorch.update import Update
+from ena24ssd.stages import changes, learns, stage_of
 
 if TYPE_CHECKING:
     from ena24ssd.config import RunConfig, TrainConfig
     from ena24ssd.data import Batch, Held
     from ena24ssd.pytorch.board import TorchBoard
+    from ena24ssd.stages import Stage
 
 OF_THE_DEVICE = re.compile(r"CUDA|cuDNN|NCCL|gloo|out of memory|allocate|Connection|timed out", re.IGNORECASE)
 HELD_SHARE = 0.4  # of a GPU's free memory that all pictures may take
@@ -133,12 +136,11 @@ class PytorchEngine:
         self._is_half = precision == "bfloat16"
         self.batch = 16 if self._device.type == "cuda" else 8
         self.device = f"{describe(self._device)}, {precision}"
-        self.net = Ena24SSD(self.classes, config.model)
+        self.net = build_network(self.classes, config.model)
         _initialise(self.net, config.seed)
         self.net.to(self._device, memory_format=torch.channels_last)
         with torch.no_grad(), self._computing(learns=False):  # the device works, and knows its anchors
             self._anchors = self.net(torch.zeros(1, 3, *[config.data.image_side] * 2, device=self._device))[0].clone()
-        self._has_stepped = False
         self._scale = [torch.tensor(values, device=self._device) for values in (config.data.mean, config.data.std)]
         weights = weigh_species(class_names, config)
         self._species_weights = None if weights is None else torch.from_numpy(weights).to(self._device)
@@ -149,9 +151,9 @@ class PytorchEngine:
         self.workers = self._cluster.workers if self._cluster else 1
         if config.model.shared_statistics:
             share_statistics(self.net, self.workers)
-        self._spread = self._cluster.spread(self.net) if self._cluster else self.net
-        self._update = Update(self.net, config.optim)
-        self._compiled, self._compiled_sizes = self._compile(), _portion_sizes(config.train, self.workers)
+        self._average = TorchAverage(config.optim.average)
+        self._compiled_sizes = _portion_sizes(config.train, self.workers)
+        self.begin_stage(stage_of(config.optim, 0, config.train.epochs))
 
     @property
     def learning_rate(self) -> float:
@@ -177,9 +179,26 @@ class PytorchEngine:
         return self._held is pixels
 
     @telling()
+    def begin_stage(self, stage: Stage) -> None:
+        model = self._config.model
+        self._average.show(False)  # one that measured shows another than the rest, who are given rank 0's now
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(learns(name, stage.share, model))
+            parameter.grad = None
+        arrays = {name: tensor for name, tensor in self.net.state_dict().items() if changes(name, stage.share, model)}
+        self._average.cover(arrays)
+        self._changing = list(arrays.values())
+        self._update, self._has_stepped = Update(self.net, self._config.optim, stage), False
+        self._spread = self.net  # the one before lets go of the gradients
+        if self._cluster:
+            self._spread = self._cluster.spread(self.net)
+        self._compiled = self._compile()
+
+    @telling()
     def train_step(self, batch: Batch) -> TorchStep:
-        before = [torch.empty_like(tensor) for tensor in self._state()]
-        torch._foreach_copy_(before, self._state())
+        self._average.begin()
+        before = [torch.empty_like(tensor) for tensor in self._changing]
+        torch._foreach_copy_(before, self._changing)
         targets, counts = self._match(batch)
         if self._cluster:
             counts = self._cluster.add_up(counts)
@@ -194,10 +213,12 @@ class PytorchEngine:
                 loss.backward()
             sums = sums + more
         norm, self._has_stepped = self._update.step(), True
+        self._average.follow()
         return TorchTrainedStep(self, batch, torch.cat([sums, norm]), before)
 
     @telling()
     def measure_step(self, batch: Batch) -> TorchMeasuredStep:
+        self._average.show(True)
         targets, counts = self._match(batch)
         with torch.inference_mode(), self._computing(learns=False):
             _, logits, offsets = self.net(self._normalise(self._squares_of(batch.images)))
@@ -208,6 +229,7 @@ class PytorchEngine:
 
     @telling()
     def detect(self, images: numpy.ndarray) -> numpy.ndarray:
+        self._average.show(True)
         with torch.inference_mode(), self._computing(learns=False):
             _, logits, offsets = self.net(self._normalise(self._squares_of(images)))
         return self.decode(logits, offsets)
@@ -218,20 +240,22 @@ class PytorchEngine:
 
     @telling()
     def weights(self) -> dict[str, numpy.ndarray]:
-        return {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in self.net.state_dict().items()}
+        tensors = self.net.state_dict() | self._average.averaged()
+        return {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in tensors.items()}
 
     def load_weights(self, weights: dict[str, numpy.ndarray]) -> None:
         require_weights(weights, {name: tuple(tensor.shape) for name, tensor in self.net.state_dict().items()})
         self.net.load_state_dict({name: torch.from_numpy(numpy.array(array)) for name, array in weights.items()})
+        self._average.forget()
 
     def gradients(self) -> dict[str, numpy.ndarray]:
         return self._update.gradients() if self._has_stepped else {}
 
     def optimizer_state(self) -> dict[str, numpy.ndarray]:
-        return self._update.state()
+        return self._update.state() | self._average.state()
 
     def load_optimizer_state(self, state: dict[str, numpy.ndarray]) -> None:
-        self._update.load(state)
+        self._update.load(self._average.load(state))
 
     def agree(self, values: numpy.ndarray) -> numpy.ndarray:
         with telling():
@@ -240,7 +264,7 @@ class PytorchEngine:
     @telling()
     def align(self) -> None:
         if self._cluster:
-            self._cluster.share(self.net)
+            self._cluster.share([*self.net.state_dict().values(), *self._average.away()])
 
     @telling()
     def close(self) -> None:
@@ -261,14 +285,15 @@ class PytorchEngine:
         return TorchBoard(folder, self.net, torch.zeros(1, 3, side, side, device=self._device))
 
     def put_back(self, state: Sequence[torch.Tensor]) -> None:
-        """Set weights and statistics that are on the device already."""
-        with torch.no_grad():
-            torch._foreach_copy_(self._state(), list(state))
+        """Set what learns to values from before a step, which are on the device already."""
+        self._average.show(False)
+        torch._foreach_copy_(self._changing, list(state))
 
     def find_fault(self, batch: Batch, learns: bool) -> str:
         """The layer that was the first to give something that is no number, with the weights as they are."""
         if not len(batch.images):
             return "a layer on another worker"
+        self._average.show(not learns)
         targets, counts = self._match(batch)
         for squares, part in self._portions(batch, targets):
 
@@ -369,9 +394,6 @@ class PytorchEngine:
         counts = [both, guessed.sum(dim=1) - both, actual.sum(dim=1) - both]
         return torch.cat([part.float().reshape(-1) for part in (*scalars, *counts)])
 
-    def _state(self) -> list[torch.Tensor]:
-        return [tensor.detach() for tensor in (*self.net.parameters(), *self.net.buffers())]
-
 
 def _portion_sizes(config: TrainConfig, workers: int) -> set[int]:
     """How many pictures a worker may learn from at once of a whole batch, none left out."""
@@ -387,4 +409,5 @@ def _initialise(net: nn.Module, seed: int) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.uniform_(layer.weight, -INITIAL, INITIAL, generator=random)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

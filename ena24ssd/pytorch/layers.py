@@ -25,24 +25,33 @@ class BatchNorm(nn.Module):
     ``frozen``: it uses its running statistics in training too, and leaves them as they are.
     """
 
-    def __init__(self, channels: int, frozen: bool = False):
+    def __init__(self, channels: int, frozen: bool = False, epsilon: float = EPSILON):
         super().__init__()
-        self.frozen = frozen
+        self.frozen, self.epsilon = frozen, epsilon
         self.workers = 1  # whose pictures share statistics; set by `share_statistics`
         self.gamma, self.beta = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
+    @property
+    def uses_running_statistics(self) -> bool:
+        return self.frozen or not self.training
+
+    def as_scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What its running statistics make of a channel, (channels,) each: ``x * scale + shift``."""
+        scale = self.gamma * (self.running_var + self.epsilon).rsqrt()
+        return scale, self.beta - self.running_mean * scale
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.frozen or not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.gamma, self.beta, False, 0.0, EPSILON)
+        if self.uses_running_statistics:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.gamma, self.beta, False, 0.0, self.epsilon)
         if self.workers > 1:
             return self._normalise_together(x)
         if not len(x):  # a worker without a picture
             return x * self.gamma.view(1, -1, 1, 1) + self.beta.view(1, -1, 1, 1)
         mean, variance = self.running_mean.clone(), self.running_var.clone()  # what the gradient holds on to
         count = x.numel() // x.shape[1]
-        x = F.batch_norm(x, mean, variance, self.gamma, self.beta, True, 1 - KEPT, EPSILON)
+        x = F.batch_norm(x, mean, variance, self.gamma, self.beta, True, 1 - KEPT, self.epsilon)
         with torch.no_grad():
             self.running_mean.copy_(mean)
             # PyTorch has added the unbiased variance: count / (count - 1) of the one that belongs there.
@@ -61,7 +70,7 @@ class BatchNorm(nn.Module):
             taken = (1 - KEPT) * (count > 0)  # nothing of a round in which nobody has a picture
             self.running_mean.lerp_(mean, taken)
             self.running_var.lerp_(variance, taken)
-        scale = self.gamma * (variance + EPSILON).rsqrt()
+        scale = self.gamma * (variance + self.epsilon).rsqrt()
         shift = self.beta - mean * scale
         return (wide * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
 

@@ -8,10 +8,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy
 import torch
 
 if TYPE_CHECKING:
@@ -27,28 +25,6 @@ class Targets(NamedTuple):
     box_offsets: torch.Tensor  # (B, 4N)
     box_mask: torch.Tensor  # (B, 4N): 1 on the four offsets of positive anchors
     anchor_classes: torch.Tensor  # (B, N) int64: 0 background, label + 1 for a species
-
-
-def prior(height: int, width: int, sizes: Sequence[float], ratios: Sequence[float]) -> numpy.ndarray:
-    """The anchors of a feature map, row by row, cell by cell: (1, N, 4) float32 unit corners.
-
-    They may leave the picture.
-    """
-    one, half = numpy.float32(1), numpy.float32(0.5)
-    sizes = numpy.asarray(sizes, numpy.float32)
-    roots = numpy.sqrt(numpy.asarray(ratios, numpy.float32))
-    size = numpy.concatenate([sizes, numpy.repeat(sizes[:1], len(roots) - 1)])
-    root = numpy.concatenate([numpy.repeat(roots[:1], len(sizes)), roots[1:]])
-    across = size * numpy.float32(height) / numpy.float32(width) * root / numpy.float32(2)
-    down = size / root / numpy.float32(2)
-    y = (numpy.arange(height, dtype=numpy.float32) + half) * (one / numpy.float32(height))
-    x = (numpy.arange(width, dtype=numpy.float32) + half) * (one / numpy.float32(width))
-    corners = numpy.empty((height, width, len(size), 4), numpy.float32)
-    corners[..., 0] = x[None, :, None] - across
-    corners[..., 1] = y[:, None, None] - down
-    corners[..., 2] = x[None, :, None] + across
-    corners[..., 3] = y[:, None, None] + down
-    return corners.reshape(1, -1, 4)
 
 
 @torch.no_grad()

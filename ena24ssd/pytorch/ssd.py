@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ena24ssd.prior import prior
 from ena24ssd.pytorch.backbone import CustomConv, channels
 from ena24ssd.pytorch.layers import BatchNorm, Conv2d
-from ena24ssd.pytorch.multibox import prior
+from ena24ssd.pytorch.pyramid import PyramidSSD
 
 if TYPE_CHECKING:
     from ena24ssd.config import ModelConfig
+
+
+def build_network(classes: int, config: ModelConfig) -> Ena24SSD | PyramidSSD:
+    """The network of a config for so many species, not yet initialised."""
+    return (Ena24SSD if config.backbone == "custom_conv" else PyramidSSD)(classes, config)
 
 
 class Ena24SSD(nn.Module):
@@ -32,22 +38,22 @@ class Ena24SSD(nn.Module):
 
     def __init__(self, classes: int, config: ModelConfig):
         super().__init__()
-        self.sizes, self.ratios = tuple(config.sizes), tuple(config.ratios)
-        self.num_anchors = len(self.sizes) + len(self.ratios) - 1  # a feature-map cell
+        (self._level,) = config.anchors
+        self.num_anchors = self._level.per_cell  # of a feature-map cell
         self.num_classes = classes
-        self.features = CustomConv(config.width, config.frozen_statistics)
+        self.features = CustomConv(config.width, config.freezes_backbone)
         self.class_predict, self.bbox_predict = nn.Sequential(), nn.Sequential()
         self.class_predict.append(Conv2d(self.features.channels, self.num_anchors * (classes + 1), 3, padding=1))
         entering = self.features.channels
         for count in (channels(count, config.width) for count in (380, 220, 120)):
             self.bbox_predict.append(Conv2d(entering, count, 3, padding=1))
-            self.bbox_predict.append(BatchNorm(count, config.frozen_statistics))
+            self.bbox_predict.append(BatchNorm(count, config.freezes_heads))
             self.bbox_predict.append(nn.ReLU(inplace=True))
             entering = count
         self.bbox_predict.append(Conv2d(entering, self.num_anchors * 4, 3, padding=1))
         if config.output_batchnorm:
-            self.class_predict.append(BatchNorm(self.num_anchors * (classes + 1), config.frozen_statistics))
-            self.bbox_predict.append(BatchNorm(self.num_anchors * 4, config.frozen_statistics))
+            self.class_predict.append(BatchNorm(self.num_anchors * (classes + 1), config.freezes_heads))
+            self.bbox_predict.append(BatchNorm(self.num_anchors * 4, config.freezes_heads))
         self._anchors: dict[tuple, torch.Tensor] = {}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,6 +72,6 @@ class Ena24SSD(nn.Module):
         """(1, N, 4) of a feature map (B, c, H, W), on its device."""
         kind = (*feature.shape[2:], feature.device)
         if kind not in self._anchors:
-            corners = prior(*feature.shape[2:], self.sizes, self.ratios)
-            self._anchors[kind] = torch.from_numpy(corners).to(feature.device)
+            corners = prior(*feature.shape[2:], self._level.sizes, self._level.ratios)
+            self._anchors[kind] = torch.from_numpy(corners)[None].to(feature.device)
         return self._anchors[kind]
