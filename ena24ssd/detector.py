@@ -70,23 +70,24 @@ class Detector:
         device: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        precision: str | None = None,
         reading: Mapping[str, Any] | None = None,
         tiling: Tiling = WHOLE,
         opening: Callable[[str], BinaryIO] | None = None,
     ) -> Detector:
         """From a run folder or an exported model.
 
-        Parameters: ``device``, ``engine`` and ``threads`` as of `ena24ssd.models.load_network`; ``reading``, fields of
-        the config's evaluation section that say how boxes are read off the network (``nms``, ``class_agnostic_nms``);
-        ``tiling``, into which parts pictures are cut as well, for animals that are small on them; ``opening``, what
-        opens a file by its name where that is no path.
+        Parameters: ``device``, ``engine``, ``threads`` and ``precision`` as of `ena24ssd.models.load_network`;
+        ``reading``, fields of the config's evaluation section that say how boxes are read off the network (``nms``,
+        ``class_agnostic_nms``); ``tiling``, into which parts pictures are cut as well, for animals that are small on
+        them; ``opening``, what opens a file by its name where that is no path.
         Raises RunError, ExportedError, ConfigError or EngineError.
         """
         model = model if isinstance(model, Model) else open_model(model, checkpoint)
         if reading:
             changes = {f"evaluation.{name}": value for name, value in reading.items()}
             model = replace(model, config=change_config(model.config, changes))
-        network = load_network(model, device=device, engine=engine, threads=threads)
+        network = load_network(model, device=device, engine=engine, threads=threads, precision=precision)
         return cls(network, model, tiling, opening, threads)
 
     def detect(

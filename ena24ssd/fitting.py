@@ -147,7 +147,8 @@ class Search:
             elif more == 1:
                 raise FitError(
                     f"train.batch=auto: not even 1 picture at once fits ({self.trials[-1].failure}); lower "
-                    "data.image_side or model.width, give more with train.memory_gb, or name a number as train.batch"
+                    "data.image_side or custom_conv's model.width, give more with train.memory_gb, or name a number as "
+                    "train.batch"
                 )
 
     def line(self) -> tuple[float, float] | None:

@@ -79,6 +79,7 @@ class _Job:
     store: Store | None
     device: str | None
     engine: str | None
+    precision: str | None
     threads: int
     batch: int = 0  # not known yet
     version: str = __version__
@@ -88,7 +89,7 @@ class _Job:
             raise EngineError(
                 f"a worker has ena24ssd {__version__}, and is asked by {self.version}; install the same on all machines"
             )
-        choice: dict[str, Any] = {"device": self.device, "engine": self.engine, "threads": self.threads}
+        choice: dict[str, Any] = {name: getattr(self, name) for name in ("device", "engine", "precision", "threads")}
         if self.store:
             choice["opening"] = self.store.open
         tiling = Tiling.parse(self.reading.tiles or "1x1")
@@ -122,6 +123,7 @@ def predict_together(
     checkpoint: CheckpointName = "best",
     device: str | None = None,
     engine: str | None = None,
+    precision: str | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Detect in pictures and folders with all machines of a Ray cluster; the results are those of `predict`.
@@ -166,7 +168,7 @@ def predict_together(
         "handling": {name: value and str(value) for name, value in asdict(handling).items()},
         "version": __version__,
     }
-    job = _Job(_carry(known), reading, keep, handling, root, thresholds, store, device, engine, threads or 0)
+    job = _Job(_carry(known), reading, keep, handling, root, thresholds, store, device, engine, precision, threads or 0)
     with ExitStack() as stack:
         stack.enter_context(hold(folder))
         plan = open_plan(folder, asked_for) if begun else None

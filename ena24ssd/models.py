@@ -80,15 +80,18 @@ def load_network(
     device: str | None = None,
     engine: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Network:
     """The network, ready for pictures.
 
     Parameters: ``engine``, of `ENGINES` for weights (left out: the one that trained them; where that cannot run here,
-    the other) and of `RUNTIMES` for a graph; ``threads`` of a CPU (left out: every core).
-    Raises EngineError, ConfigError.
+    the other) and of `RUNTIMES` for a graph; ``threads`` of a CPU (left out: every core); ``precision``, of
+    `RunConfig.precision` (left out: of weights the one they were trained in; of a graph ``auto``, float32, so that a
+    file says the same everywhere). Raises EngineError, ConfigError.
     """
-    config = change_config(model.config, {"device": device} if device else {})
     is_graph = isinstance(model.content, Exported) and model.content.kind != "symbol"
+    wanted = {"device": device, "precision": precision or ("auto" if is_graph else None)}
+    config = change_config(model.config, {name: value for name, value in wanted.items() if value})
     fitting = RUNTIMES if is_graph else tuple(ENGINES)
     if engine is not None and engine not in fitting:
         what = "an ONNX graph runs" if is_graph else "weights run"

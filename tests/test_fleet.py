@@ -269,7 +269,7 @@ def test_a_picture_that_ends_whoever_reads_it_is_a_recorded_failure(
 @pytest.mark.slow
 def test_a_worker_says_what_suits_it_or_why_it_cannot(ray_here: str, trained_run: Run) -> None:
     model = open_model(trained_run.folder)
-    job = fleet._Job(model, Reading(), 0.1, Handling(), Path("/"), Thresholds(0.5), None, None, None, threads=1)
+    job = fleet._Job(model, Reading(), 0.1, Handling(), Path("/"), Thresholds(0.5), None, None, None, None, threads=1)
     pool = raycluster.Pool(workers=1, threads=1, gpus=0)
     assert fleet._ask_batch(job, pool) == Detector.load(model).batch
     with pytest.raises(EngineError, match="engine onnxruntime cannot be had; weights run with"):

@@ -119,7 +119,7 @@ NETWORKS = {
     "a floor that some pass": ("evaluation.floor=0.6",),
     "a floor that nothing passes": ("evaluation.floor=1",),
     "a pretrained backbone's, four levels": PYRAMID,
-    "one level, no towers": (*LITE, "model.levels=[16]", "model.sizes=[0.3,0.5]", "model.towers=0"),
+    "one level, no towers": (*LITE, "model.levels=[32]", "model.sizes=[0.3,0.5]", "model.towers=0"),
     "the coarsest level alone": (*LITE, "model.levels=[32]", "model.sizes=[0.5]", "model.towers=1"),
     "lite1, three levels": (
         *LITE,

@@ -164,7 +164,7 @@ def test_the_snippet_is_a_config(tmp_path):
     assert "model: sizes: [" in page.text and "paste this into your config file" in page.text
 
 
-PYRAMID = {"model.backbone": "efficientnet_lite0", "data.image_side": 64, "model.levels": [8, 16]}
+PYRAMID = {"model.backbone": "efficientnet_lite0", "data.image_side": 64, "model.levels": [16, 32]}
 
 
 @pytest.mark.parametrize("ratios", [((1.0, 0.5),) * 2, ((1.0, 0.5), (2.0, 0.3))], ids=["shared", "of their own"])
@@ -186,8 +186,8 @@ def test_several_levels_have_a_table_and_small_animals_are_judged_by_the_finest(
     folder = write(tmp_path, {"deer": 40}, pictures=False)
     page = page_of(folder, **PYRAMID, **{"model.sizes": [[0.3], [0.4]], "model.ratios": [1]})
     assert "distance between two cells of the network's finest feature map" in page.text
-    assert "narrower than 8 pixels" in page.text
-    assert "these grids of 8 x 8, 4 x 4 cells" in page.text
+    assert "narrower than 16 pixels" in page.text
+    assert "these grids of 4 x 4, 2 x 2 cells" in page.text
     assert "pixels a cell" in page.text and "sizes: [[" in page.text
     alone = page_of(folder)
     assert "narrower than 16 pixels, the distance between two cells of the network:" in alone.text

@@ -132,6 +132,12 @@ def _add_work_options(door: argparse.ArgumentParser) -> None:
         help="of a run folder: gluon or pytorch (default: the one that trained it); of an ONNX file: onnxruntime or "
         "openvino (default: the faster one here)",
     )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        help="bfloat16: faster where the processor multiplies it, with last digits of its own; of an ONNX file by "
+        "OpenVINO (default: as in training; of an ONNX file float32)",
+    )
     group.add_argument("--batch", type=_count, metavar="N", help="pictures at once (default: what suits the engine)")
     group.add_argument("--threads", type=_count, metavar="N", help="cores to use (default: all)")
     group.add_argument(
@@ -189,7 +195,8 @@ def _predict(choice: argparse.Namespace) -> int:
         "reading": Reading(choice.keep, choice.nms, choice.class_agnostic, choice.tiles, choice.batch),
         "handling": Handling(choice.draw, choice.crops, choice.sort_into, choice.sort_as),
     }
-    how |= {name: getattr(choice, name) for name in ("resume", "threads", "checkpoint", "device", "engine", "quiet")}
+    names = ("resume", "threads", "checkpoint", "device", "engine", "precision", "quiet")
+    how |= {name: getattr(choice, name) for name in names}
     if choice.ray is None:
         done = predict(*what, repeats_into=choice.repeats, sync_every=choice.checkpoint_every, **how)
     else:
