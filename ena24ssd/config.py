@@ -24,6 +24,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|(cpu|gpu)(:\d+)?)$")]
 
+SHOWN = 200  # characters of a value that a message repeats
+
 
 class ConfigError(ValueError):
     """A config that cannot be run; the message lists every mistake with its dotted path."""
@@ -472,7 +474,8 @@ def check_config(choices: dict[str, Any], source: str = "config") -> RunConfig:
             mistakes.setdefault(where, []).append(rule)
             # A rule of this module's own says itself what it got, and its input is a whole section.
             if error["type"] not in ("extra_forbidden", "missing", "value_error"):
-                got[where] = f" (got {error['input']!r})"
+                value = repr(error["input"])
+                got[where] = f" (got {value[:SHOWN]}{' ...' if len(value) > SHOWN else ''})"
         lines = (
             f"  {where}: {' or '.join(dict.fromkeys(rules))}{got.get(where, '')}" for where, rules in mistakes.items()
         )

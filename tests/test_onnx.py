@@ -1015,7 +1015,7 @@ def test_another_pyramid_is_refused_with_a_sentence(pyramid, change):
 
 def test_a_file_is_not_held_against_more_than_it_can_be(model):
     """A sidecar of a few bytes can describe a graph that no memory holds."""
-    sizes = [list(np.linspace(0.1, 0.9, 2000))] * 4
+    sizes = [np.linspace(0.1, 0.9, 2000).tolist()] * 4
     huge = a_config(*PYRAMID, "data.image_side=2048", f"model.sizes={sizes}")
     assert count_anchors(huge) == 2002 * (256**2 + 128**2 + 64**2 + 32**2)
     tracemalloc.start()
