@@ -409,11 +409,10 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _backbone_sees_what_it_knows(self) -> RunConfig:
         side, coarsest = self.data.image_side, max(self.model.levels)
-        if self.model.backbone != "custom_conv" and side % max(coarsest, 32):
-            fitting = -(-side // max(coarsest, 32)) * max(coarsest, 32)
+        if self.model.backbone != "custom_conv" and side % coarsest:
             raise ValueError(
-                f"data.image_side is {side}, which is no multiple of {max(coarsest, 32)}, the coarsest map of "
-                f"{self.model.backbone}; take {fitting}"
+                f"data.image_side is {side}, which is no multiple of {coarsest}, the coarsest map of "
+                f"{self.model.backbone}; take {-(-side // coarsest) * coarsest}"
             )
         if self.model.pretrained and (self.data.mean, self.data.std) != (MEAN, STD):
             raise ValueError(

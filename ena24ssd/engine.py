@@ -177,14 +177,22 @@ class Choice(NamedTuple):
     reason: str | None
 
 
-def choose_engine(config: RunConfig, first: str = "gluon") -> Choice:
+def suit_network(config: RunConfig) -> str:
+    """The engine to prefer for the network of ``config``: the reference, but the light one takes half of the time and
+    an eighth of the memory with pytorch.
+    """
+    return "gluon" if config.model.backbone == "custom_conv" else "pytorch"
+
+
+def choose_engine(config: RunConfig, first: str | None = None) -> Choice:
     """The engine that ``config`` names. For 'auto': ``first`` where it can run on the device, else the other.
 
-    Where the device is left open too ('auto'), a GPU that only the other one can use decides for that. Raises
-    EngineError where neither can run.
+    Left out, ``first`` is the one that suits the network. Where the device is left open too ('auto'), a GPU that only
+    the other one can use decides for that. Raises EngineError where neither can run.
     """
     if config.engine != "auto":
         return Choice(config.engine, None)
+    first = first or suit_network(config)
     (other,) = ENGINES.keys() - {first}
     fault = _fault(first, config.device)
     if fault is not None:

@@ -165,6 +165,7 @@ def predict_together(
         "threshold": thresholds.overall,
         "species thresholds": dict(thresholds.species),
         "reading": asdict(reading) | {"keep": keep},
+        "precision": precision,
         "handling": {name: value and str(value) for name, value in asdict(handling).items()},
         "version": __version__,
     }

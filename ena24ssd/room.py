@@ -80,7 +80,8 @@ def _picture_bytes(config: RunConfig) -> float:
     model = config.model
     if model.backbone == "custom_conv":
         return BYTES_PER_PIXEL * model.width * config.data.image_side**2
-    is_gluon = config.engine == "gluon" or (config.engine == "auto" and version_of("mxnet") is not None)
+    # Of 'auto', as `ena24ssd.engine.choose_engine` has it, as far as that can be said without loading either.
+    is_gluon = config.engine == "gluon" or (config.engine == "auto" and version_of("torch") is None)
     engine = "gluon" if is_gluon else "pytorch"
     heads = HEADS_BYTES_PER_PIXEL[engine] * max(1, model.pyramid / 128)
     # The last blocks look at coarse maps: half of the blocks take a quarter of the memory.

@@ -55,8 +55,7 @@ def train(config: RunConfig, folder: Path | str, *, quiet: bool = False) -> Run:
     pretrained = read_pretrained(config.model.backbone) if config.model.pretrained else {}
     config = _absolute(config)
     source = read_source(config.data)
-    # The reference; but for the light network it takes twice the time, and several times the memory.
-    config = _settle_engine(config, "gluon" if config.model.backbone == "custom_conv" else "pytorch", quiet)
+    config = _settle_engine(config, None, quiet)
     _require_room(config, folder, source.dataset, quiet)
     looking = (
         None if quiet else lambda jobs: tqdm(jobs, "looking for bursts", leave=False, unit="picture", disable=None)
@@ -243,7 +242,7 @@ def _weigh_species(config: RunConfig, dataset: CameraTrapDataset, split: Split) 
     return change_config(config, {"loss.species_weights": dict(zip(dataset.class_names, map(float, weights)))})
 
 
-def _settle_engine(config: RunConfig, first: str, quiet: bool) -> RunConfig:
+def _settle_engine(config: RunConfig, first: str | None, quiet: bool) -> RunConfig:
     """The config with the name of the engine for 'auto', and why, where it is not the ``first``."""
     choice = choose_engine(config, first)
     if choice.reason is not None and not quiet:

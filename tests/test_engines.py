@@ -504,6 +504,11 @@ def test_auto_is_the_engine_that_began_where_that_works():
     assert choose_engine(read_config(None, ["device=cpu"]), "pytorch") == ("pytorch", None)
 
 
+def test_left_to_itself_the_light_network_gets_the_engine_it_is_faster_with():
+    assert choose_engine(read_config("configs/demo.yaml", ["device=cpu"])) == ("pytorch", None)
+    assert choose_engine(read_config("configs/demo.yaml", ["device=cpu"]), "gluon") == ("gluon", None)
+
+
 def cannot(monkeypatch, engine: str, reason: str) -> None:
     def refuse(device):
         raise EngineError(reason)

@@ -68,8 +68,7 @@ class PyramidSSD(nn.HybridBlock):
     def __init__(self, classes: int, config: ModelConfig):
         super().__init__()
         self.num_classes, self._levels = classes, config.anchors
-        each = {level.per_cell for level in self._levels}
-        (self.num_anchors,) = each  # a cell
+        self.num_anchors = self._levels[0].per_cell  # of a cell, on every level
         self.features = EfficientNetLite(config.backbone, config.freezes_backbone)
         frozen, count, maps = config.freezes_heads, config.pyramid, len(config.levels)
         self.pyramid = Pyramid(self.features.channels, config.levels, count, frozen)

@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ena24ssd.anchors import lay_out
 from ena24ssd.engine import EngineError, require_weights
 from ena24ssd.onnx.networks import draw_network
 from ena24ssd.onnx.nodes import Graph, Layer
 from ena24ssd.onnx.reading import OUTPUT, read_off, set_reading
-from ena24ssd.prior import LevelAnchors, prior
+from ena24ssd.prior import prior
 
 if TYPE_CHECKING:
     from ena24ssd.config import RunConfig
@@ -65,8 +66,8 @@ def build_graph(weights: Mapping[str, np.ndarray], config: RunConfig, class_name
 def draw_skeleton(config: RunConfig, classes: int) -> Skeleton:
     """The graph for so many species, without weights."""
     graph = Graph()
-    levels = [(cells, cells, level.sizes, level.ratios) for cells, level in _levels(config)]
-    corners = np.concatenate([prior(*level) for level in levels])
+    levels = lay_out(config.model.anchors, config.data.image_side)
+    corners = np.concatenate([prior(level.cells, level.cells, level.sizes, level.ratios) for level in levels])
 
     x = graph.add("Cast", graph.add("Transpose", INPUT, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
     scales = {"level": [255.0] * 3, "mean": config.data.mean, "std": config.data.std}
@@ -79,7 +80,7 @@ def draw_skeleton(config: RunConfig, classes: int) -> Skeleton:
 
 def count_anchors(config: RunConfig) -> int:
     """N, of all levels."""
-    return sum(cells**2 * level.per_cell for cells, level in _levels(config))
+    return sum(level.cells**2 * level.per_cell for level in lay_out(config.model.anchors, config.data.image_side))
 
 
 def shapes_of_weights(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
@@ -93,11 +94,6 @@ def shapes_of_weights(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
             for part in ("gamma", "beta", "running_mean", "running_var"):
                 shapes[f"{layer.norm}.{part}"] = (layer.leaving,)
     return shapes
-
-
-def _levels(config: RunConfig) -> list[tuple[int, LevelAnchors]]:
-    """Every level, with the cells along a side of its map."""
-    return [(-(-config.data.image_side // level.stride), level) for level in config.model.anchors]
 
 
 def _fold(weights: Mapping[str, np.ndarray], layer: Layer) -> list[np.ndarray]:

@@ -68,13 +68,12 @@ class PyramidSSD(nn.Module):
     def __init__(self, classes: int, config: ModelConfig):
         super().__init__()
         self.num_classes, self._levels = classes, config.anchors
-        each = {level.per_cell for level in self._levels}
         self.features = EfficientNetLite(config.backbone, config.freezes_backbone)
         frozen, count, maps = config.freezes_heads, config.pyramid, len(config.levels)
         self.pyramid = Pyramid(self.features.channels, config.levels, count, frozen)
         self.class_tower = nn.Sequential(*(Separable(count, maps, frozen) for _ in range(config.towers)))
         self.bbox_tower = nn.Sequential(*(Separable(count, maps, frozen) for _ in range(config.towers)))
-        (self.num_anchors,) = each  # a cell
+        self.num_anchors = self._levels[0].per_cell  # of a cell, on every level
         self.class_predict = nn.Sequential(nn.Conv2d(count, self.num_anchors * (classes + 1), 1))
         self.bbox_predict = nn.Sequential(nn.Conv2d(count, self.num_anchors * 4, 1))
         self._anchors: dict[tuple, torch.Tensor] = {}
